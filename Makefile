@@ -1,0 +1,46 @@
+# One command per wish; each installs the Debian packages that it needs where rights allow, else says which.
+
+CARGO ?= cargo
+
+.PHONY: help run demo test fix bench build crash stale regress
+
+ROUNDS ?= 200
+SECONDS ?= 300
+
+help: ## Shows this.
+	@sed -n 's/^\([a-z]*\):.*## /make \1	/p' $(MAKEFILE_LIST)
+
+run: build ## Shows the main job on a scratch Postgres (or DATABASE_URL), then leaves Ripen up.
+	@scripts/demo.sh --stay
+
+demo: build ## The same, and ends.
+	@scripts/demo.sh
+
+build:
+	@scripts/setup.sh run
+	$(CARGO) build --release --locked --bin ripen
+
+test: ## Checks everything and changes nothing; what CI runs.
+	@scripts/test.sh
+
+fix: ## Repairs what can be repaired: format, lints.
+	$(CARGO) fmt --all
+	$(CARGO) clippy --workspace --all-targets --fix --allow-dirty --allow-staged
+
+bench: ## Benchmarks against plain Postgres and PgBouncer, in one run.
+	@scripts/setup.sh bench
+	$(CARGO) build --release --locked --bin ripen
+	@scripts/bench.sh
+
+crash: ## Kills Ripen and Postgres under load, ROUNDS times, and looks for what was lost.
+	$(CARGO) build --locked --bin ripen
+	RIPEN_ROUNDS=$(ROUNDS) $(CARGO) test --locked -p ripen-tests --test nothing_lost -- --nocapture --test-threads=1
+
+stale: ## Mixes cached, queued and passed-through statements for SECONDS and looks for anything stale.
+	$(CARGO) build --locked --bin ripen
+	RIPEN_SECONDS=$(SECONDS) $(CARGO) test --locked -p ripen-tests --test never_stale -- --nocapture --test-threads=1
+
+regress: ## PostgreSQL's own regression suite on plain Postgres and through Ripen; what differs. Takes long; not part of test.
+	@scripts/setup.sh run
+	$(CARGO) build --locked --bin ripen
+	@scripts/regress.sh $(MODES)

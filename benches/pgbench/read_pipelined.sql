@@ -1,0 +1,22 @@
+\startpipeline
+\set aid random(1, :rows)
+SELECT abalance FROM pgbench_accounts WHERE aid = :aid;
+\set aid random(1, :rows)
+SELECT abalance FROM pgbench_accounts WHERE aid = :aid;
+\set aid random(1, :rows)
+SELECT abalance FROM pgbench_accounts WHERE aid = :aid;
+\set aid random(1, :rows)
+SELECT abalance FROM pgbench_accounts WHERE aid = :aid;
+\set aid random(1, :rows)
+SELECT abalance FROM pgbench_accounts WHERE aid = :aid;
+\set aid random(1, :rows)
+SELECT abalance FROM pgbench_accounts WHERE aid = :aid;
+\set aid random(1, :rows)
+SELECT abalance FROM pgbench_accounts WHERE aid = :aid;
+\set aid random(1, :rows)
+SELECT abalance FROM pgbench_accounts WHERE aid = :aid;
+\set aid random(1, :rows)
+SELECT abalance FROM pgbench_accounts WHERE aid = :aid;
+\set aid random(1, :rows)
+SELECT abalance FROM pgbench_accounts WHERE aid = :aid;
+\endpipeline

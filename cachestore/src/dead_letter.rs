@@ -1,0 +1,112 @@
+//! Acknowledged transactions that Postgres refused, kept whole in `ripen.dead_letter`. Never writes to any other table: a replay is proposed anew by the grid.
+
+use crate::change::{CommitGroup, FlushSeq, RowId};
+use crate::error::StoreError;
+use crate::limits::DEAD_LETTER_PAGE;
+use crate::progress::unsigned;
+use crate::store::Store;
+use tokio_postgres::Row;
+
+/// One refused transaction.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DeadLetter {
+    /// Its number.
+    pub id: i64,
+    /// The log it came from.
+    pub log: i32,
+    /// The flush that it was refused in.
+    pub flush: FlushSeq,
+    /// When, as Postgres prints it (UTC).
+    pub at: String,
+    /// Postgres's reason.
+    pub sqlstate: String,
+    /// See `sqlstate`.
+    pub message: String,
+    /// JSON array, one object per row: `table`, `key`, `operation`, `columns`. For people.
+    pub changes: String,
+    /// `replayed`, `discarded` or nothing yet.
+    pub resolution: Option<String>,
+}
+
+impl Store {
+    /// Dead letters with `id > after`, ascending, at most [`DEAD_LETTER_PAGE`]; resolved ones too if wanted.
+    pub async fn dead_letters(
+        &self,
+        after: i64,
+        resolved: bool,
+    ) -> Result<Vec<DeadLetter>, StoreError> {
+        let client = self.client().await?;
+        let sql = "SELECT id, log, flush, at::text, sqlstate, message, changes::text, resolution FROM ripen.dead_letter \
+             WHERE id > $1 AND ($2 OR resolution IS NULL) ORDER BY id LIMIT $3";
+        let rows = client
+            .query(sql, &[&after, &resolved, &DEAD_LETTER_PAGE])
+            .await?;
+        rows.iter().map(dead_letter).collect()
+    }
+
+    /// How many wait for a decision.
+    pub async fn dead_letters_open(&self) -> Result<u64, StoreError> {
+        let client = self.client().await?;
+        let sql = "SELECT count(*) FROM ripen.dead_letter WHERE resolution IS NULL";
+        unsigned(client.query_one(sql, &[]).await?.try_get(0)?)
+    }
+
+    /// Marks a dead letter as replayed and returns its changes, to be proposed anew. `None` when there is no such open letter, so that it is replayed only once.
+    /// If the proposal then fails, [`Store::reopen`] it.
+    pub async fn replay(&self, id: i64) -> Result<Option<CommitGroup>, StoreError> {
+        let client = self.client().await?;
+        let sql = "UPDATE ripen.dead_letter SET resolution = 'replayed', resolved_at = now() WHERE id = $1 AND resolution IS NULL RETURNING payload";
+        let Some(row) = client.query_opt(sql, &[&id]).await? else {
+            return Ok(None);
+        };
+        match CommitGroup::decode(row.try_get(0)?) {
+            Some(group) => Ok(Some(group)),
+            None => {
+                drop(client);
+                self.reopen(id).await?;
+                Err(StoreError::Unexpected(format!(
+                    "payload of dead letter {id}"
+                )))
+            }
+        }
+    }
+
+    /// Rows of the groups that one flush sent to the dead letters: what a flush whose answer was lost would have reported.
+    pub async fn dead_rows(&self, log: i32, flush: FlushSeq) -> Result<Vec<RowId>, StoreError> {
+        let client = self.client().await?;
+        let sql = "SELECT id, payload FROM ripen.dead_letter WHERE log = $1 AND flush = $2";
+        let mut dead = Vec::new();
+        for row in client.query(sql, &[&log, &(flush.0 as i64)]).await? {
+            let (id, payload): (i64, &[u8]) = (row.try_get(0)?, row.try_get(1)?);
+            let group = CommitGroup::decode(payload)
+                .ok_or_else(|| StoreError::Unexpected(format!("payload of dead letter {id}")))?;
+            dead.extend(group.rows.into_iter().map(|change| change.row));
+        }
+        Ok(dead)
+    }
+
+    /// Undoes [`Store::replay`] or [`Store::discard`].
+    pub async fn reopen(&self, id: i64) -> Result<bool, StoreError> {
+        let sql = "UPDATE ripen.dead_letter SET resolution = NULL, resolved_at = NULL WHERE id = $1 AND resolution IS NOT NULL";
+        Ok(self.client().await?.execute(sql, &[&id]).await? == 1)
+    }
+
+    /// Marks a dead letter as given up; it stays readable. False when there is no such open letter.
+    pub async fn discard(&self, id: i64) -> Result<bool, StoreError> {
+        let sql = "UPDATE ripen.dead_letter SET resolution = 'discarded', resolved_at = now() WHERE id = $1 AND resolution IS NULL";
+        Ok(self.client().await?.execute(sql, &[&id]).await? == 1)
+    }
+}
+
+fn dead_letter(row: &Row) -> Result<DeadLetter, StoreError> {
+    Ok(DeadLetter {
+        id: row.try_get(0)?,
+        log: row.try_get(1)?,
+        flush: FlushSeq(unsigned(row.try_get(2)?)?),
+        at: row.try_get(3)?,
+        sqlstate: row.try_get(4)?,
+        message: row.try_get(5)?,
+        changes: row.try_get(6)?,
+        resolution: row.try_get(7)?,
+    })
+}

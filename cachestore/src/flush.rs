@@ -1,0 +1,427 @@
+//! Writes a batch of commit groups into Postgres, in one transaction with the log's progress. Carries out what `flush/plan.rs` decides; never decides what is ripe.
+//!
+//! ```text
+//! BEGIN, progress, SAVEPOINT │ statements, check │ COMMIT            three round trips when nothing is refused
+//!                            └ refused: ROLLBACK TO, halve, again … until the guilty groups stand alone ─► dead letters
+//! ```
+
+mod dead;
+mod guard;
+mod pipeline;
+mod plan;
+mod text;
+
+use crate::catalog::Catalog;
+use crate::change::{CommitGroup, FlushSeq, RowId};
+use crate::error::{Class, StoreError};
+use crate::failpoint;
+use crate::progress::{progress, signed};
+use crate::raw::dynamic;
+use crate::sql::qualified;
+use crate::store::{Connection, Store};
+use deadpool::managed::Object;
+use futures_util::future::BoxFuture;
+use pipeline::pipeline;
+use plan::{Expect, Misfit, Step};
+use ripen_pg::ids::{TableOid, Xid};
+use ripen_pg::tuple::Tuple;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use tokio_postgres::error::Severity;
+use tokio_postgres::{Error, Row, Statement};
+
+/// What one flush transaction is to write.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FlushBatch {
+    /// The log.
+    pub log: i32,
+    /// The leader's epoch.
+    pub epoch: u64,
+    /// One more than `ripen.progress.applied`.
+    pub seq: FlushSeq,
+    /// In the order of the log. A row may be in several groups.
+    pub groups: Vec<CommitGroup>,
+    /// Rows that must still be what they were (`None`: absent), or their groups are dead letters.
+    pub guards: BTreeMap<RowId, Option<Tuple>>,
+    /// The catalog was read after this batch had been refused for not fitting it: what does not fit now is the change's fault. Else the schema may just
+    /// have changed, and such a refusal is an error of the whole flush.
+    pub catalog_is_new: bool,
+}
+
+/// What became of it.
+#[derive(Debug)]
+pub struct FlushOutcome {
+    /// The transaction.
+    pub xid: Xid,
+    /// Groups that Postgres refused; they stand in `ripen.dead_letter`, written by the same transaction.
+    pub dead: Vec<DeadGroup>,
+    /// Row changes carried out.
+    pub rows: usize,
+    /// Rows to be deleted that were gone already: as wanted, so not dead.
+    pub already_gone: u64,
+}
+
+/// A refused group.
+#[derive(Clone, Debug)]
+pub struct DeadGroup {
+    /// The group, whole.
+    pub group: CommitGroup,
+    /// Postgres's reason.
+    pub sqlstate: String,
+    /// See `sqlstate`.
+    pub message: String,
+}
+
+impl Store {
+    /// Writes the batch and returns when it is committed. `on_xid` is called before COMMIT is sent, so that the hot cache can recognise the transaction.
+    ///
+    /// Errors: retry the same batch when [`StoreError::retry`]; with a new catalog when the class is `Schema`; ask [`Store::outcome`] when the class is `Unknown`; step down when `Fenced`.
+    /// Not cancel safe: a dropped future leaves the outcome unknown. The catalog must be of the schema that the groups were decided under.
+    pub async fn flush(
+        &self,
+        catalog: &Catalog,
+        batch: &FlushBatch,
+        on_xid: impl FnOnce(Xid),
+    ) -> Result<FlushOutcome, StoreError> {
+        let transaction = Transaction(Some(self.client().await?));
+        failpoint::reach_on("flush-before-begin", transaction.client()).await?;
+        let xid = begin(transaction.client(), batch).await?;
+        failpoint::reach_on("flush-begun", transaction.client()).await?;
+        let mut run = Run {
+            client: transaction.client(),
+            catalog,
+            batch,
+            dead: Vec::new(),
+            already_gone: 0,
+        };
+        run.apply_all().await?;
+        let (dead, already_gone) = (run.dead, run.already_gone);
+        on_xid(xid);
+        commit(transaction.client()).await?;
+        transaction.finish();
+        let lost: usize = dead.iter().map(|dead| dead.group.rows.len()).sum();
+        let all: usize = batch.groups.iter().map(|group| group.rows.len()).sum();
+        Ok(FlushOutcome {
+            xid,
+            dead,
+            rows: all - lost,
+            already_gone,
+        })
+    }
+}
+
+/// The connection while a transaction is open. Dropped unfinished, it is closed instead of going back to the pool, which rolls back.
+struct Transaction(Option<Connection>);
+
+impl Transaction {
+    fn client(&self) -> &Connection {
+        self.0.as_ref().expect("taken only at the end")
+    }
+
+    fn finish(mut self) {
+        drop(self.0.take());
+    }
+}
+
+impl Drop for Transaction {
+    fn drop(&mut self) {
+        if let Some(client) = self.0.take() {
+            drop(Object::take(client));
+        }
+    }
+}
+
+/// What a pipelined command answers: row counts or rows.
+enum Answer {
+    Done,
+    Count(u64),
+    Rows(Vec<Row>),
+}
+
+type Command<'a> = BoxFuture<'a, Result<Answer, Error>>;
+
+fn simple<'a>(client: &'a Connection, sql: &'static str) -> Command<'a> {
+    Box::pin(async move { client.batch_execute(sql).await.map(|()| Answer::Done) })
+}
+
+/// Constraints that may be deferred are, until all rows of an attempt are there: groups were consistent at their end, not at every statement.
+const SAVEPOINT: &str = "SET CONSTRAINTS ALL DEFERRED; SAVEPOINT ripen";
+
+const PROGRESS: &str = "UPDATE ripen.progress SET applied = $1::bigint, epoch = $2::bigint, at = now() \
+     WHERE log = $3 AND epoch <= $2::bigint AND applied = $1::bigint - 1 RETURNING pg_current_xact_id()::text";
+
+/// Opens the transaction, moves the progress row on and thereby keeps every other flush of the log out until the end.
+async fn begin(client: &Connection, batch: &FlushBatch) -> Result<Xid, StoreError> {
+    let statement = client.prepare_cached(PROGRESS).await?;
+    let (seq, epoch) = (signed(batch.seq.0), signed(batch.epoch));
+    let (statement, log) = (&statement, batch.log);
+    let answers = pipeline(vec![
+        simple(client, "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"),
+        Box::pin(async move {
+            let rows = client.query(statement, &[&seq, &epoch, &log]).await;
+            rows.map(Answer::Rows)
+        }),
+        simple(client, SAVEPOINT),
+    ])
+    .await?;
+    let [_, Answer::Rows(rows), _] = &answers[..] else {
+        return Err(StoreError::Unexpected("answers out of order".into()));
+    };
+    let Some(row) = rows.first() else {
+        return Err(refused(client, batch).await?);
+    };
+    let text: &str = row.try_get(0)?;
+    let xid = text.parse().map(Xid);
+    xid.map_err(|_| StoreError::Unexpected(format!("transaction id {text}")))
+}
+
+/// Why the progress row was not ours to move.
+async fn refused(client: &Connection, batch: &FlushBatch) -> Result<StoreError, StoreError> {
+    let log = batch.log;
+    let sql = "SELECT applied, epoch FROM ripen.progress WHERE log = $1";
+    let found = client.query_opt(sql, &[&log]).await?;
+    let (applied, epoch) = match found {
+        Some(row) => {
+            let found = progress(row.try_get(0)?, row.try_get(1)?)?;
+            (found.applied, found.epoch)
+        }
+        None => (FlushSeq(0), 0),
+    };
+    if epoch > batch.epoch {
+        return Ok(StoreError::Fenced { log, epoch });
+    }
+    let asked = batch.seq;
+    Ok(StoreError::OutOfOrder {
+        log,
+        asked,
+        applied,
+    })
+}
+
+/// An ERROR means rolled back; anything else (a lost connection, FATAL) may have come after the commit record.
+async fn commit(client: &Connection) -> Result<(), StoreError> {
+    // The two cuts look the same from here: in one Postgres has it, in the other it has not.
+    let committed = async {
+        failpoint::reach_on("flush-before-commit", client).await?;
+        client.batch_execute("COMMIT").await?;
+        failpoint::reach_on("flush-committed", client).await
+    };
+    committed.await.map_err(|error| {
+        let severity = error
+            .as_db_error()
+            .and_then(|error| error.parsed_severity());
+        match severity {
+            Some(Severity::Error) => StoreError::Postgres(error),
+            _ => StoreError::UnknownOutcome(error),
+        }
+    })
+}
+
+/// One flush between BEGIN and COMMIT.
+struct Run<'a> {
+    client: &'a Connection,
+    catalog: &'a Catalog,
+    batch: &'a FlushBatch,
+    dead: Vec<DeadGroup>,
+    already_gone: u64,
+}
+
+impl Run<'_> {
+    /// All groups, halving what is refused until the guilty ones stand alone. What remains is tried in the original order, so a group whose predecessor is
+    /// dead is judged without it.
+    async fn apply_all(&mut self) -> Result<(), StoreError> {
+        let beaten = guard::beaten(self.client, self.catalog, self.batch).await?;
+        if !self.batch.guards.is_empty() {
+            // The locks on the rows looked at must outlive every roll back to the savepoint.
+            self.keep().await?;
+        }
+        beaten
+            .iter()
+            .for_each(|(group, error)| self.bury(*group, error));
+        let mut open = between(&beaten, self.batch.groups.len());
+        while let Some(range) = open.pop() {
+            match self.attempt(range.clone()).await {
+                Ok(gone) => {
+                    self.already_gone += gone;
+                    if !open.is_empty() {
+                        self.keep().await?;
+                    }
+                }
+                Err(error) if !self.blames(&error) => return Err(error),
+                Err(error) => {
+                    self.client
+                        .batch_execute("ROLLBACK TO SAVEPOINT ripen")
+                        .await?;
+                    failpoint::reach_on("flush-bisecting", self.client).await?;
+                    if range.len() == 1 {
+                        self.bury(range.start, &error);
+                    } else {
+                        let middle = range.start + range.len() / 2;
+                        open.push(middle..range.end);
+                        open.push(range.start..middle);
+                    }
+                }
+            }
+        }
+        failpoint::reach_on("flush-written", self.client).await?;
+        dead::write(self.client, self.catalog, self.batch, &self.dead).await?;
+        if !self.dead.is_empty() {
+            failpoint::reach_on("flush-buried", self.client).await?;
+        }
+        Ok(())
+    }
+
+    fn blames(&self, error: &StoreError) -> bool {
+        error.guilty() && (self.batch.catalog_is_new || error.class() != Class::Schema)
+    }
+
+    /// Makes what was done so far safe from later roll backs to the savepoint.
+    async fn keep(&self) -> Result<(), StoreError> {
+        let next = [
+            simple(self.client, "RELEASE SAVEPOINT ripen"),
+            simple(self.client, SAVEPOINT),
+        ];
+        pipeline(next.into()).await?;
+        Ok(())
+    }
+
+    fn bury(&mut self, group: usize, error: &StoreError) {
+        let message = match error {
+            StoreError::Postgres(error) => match error.as_db_error() {
+                Some(db) => match db.detail() {
+                    Some(detail) => format!("{}\n{detail}", db.message()),
+                    None => db.message().to_owned(),
+                },
+                None => error.to_string(),
+            },
+            other => other.to_string(),
+        };
+        self.dead.push(DeadGroup {
+            group: self.batch.groups[group].clone(),
+            sqlstate: error.sqlstate().to_owned(),
+            message,
+        });
+    }
+
+    /// Writes some groups and returns how many rows to delete were gone already. After an error the caller rolls back to the savepoint.
+    async fn attempt(&self, range: Range<usize>) -> Result<u64, StoreError> {
+        let groups: Vec<&CommitGroup> = self.batch.groups[range].iter().collect();
+        let steps = plan::plan(self.catalog, &groups).map_err(misfit)?;
+        let prepared = self.prepare(&steps).await?;
+        let tables: Vec<&Step> = one_per_table(&steps);
+        let names: Vec<String> = tables.iter().map(|step| self.name(step.table)).collect();
+        let check = self.client.prepare_cached(TABLES).await?;
+        let mut commands = Vec::new();
+        for (step, statement) in steps.iter().zip(&prepared) {
+            commands.extend(step.calls.iter().map(|call| self.execute(statement, call)));
+        }
+        commands.push(simple(self.client, "SET CONSTRAINTS ALL IMMEDIATE"));
+        let (check, names) = (&check, &names);
+        commands.push(Box::pin(async move {
+            self.client.query(check, &[names]).await.map(Answer::Rows)
+        }));
+        let answers = pipeline(commands).await?;
+        if let Some(Answer::Rows(rows)) = answers.last() {
+            self.same_tables(&tables, rows)?;
+        }
+        self.count(&steps, &answers)
+    }
+
+    async fn prepare(&self, steps: &[Step]) -> Result<Vec<Statement>, Error> {
+        let mut prepared = Vec::with_capacity(steps.len());
+        for step in steps {
+            prepared.push(self.client.prepare_cached(&step.sql).await?);
+        }
+        Ok(prepared)
+    }
+
+    fn execute<'b>(
+        &'b self,
+        statement: &'b Statement,
+        call: &'b [crate::raw::RawParam],
+    ) -> Command<'b> {
+        Box::pin(async move {
+            let count = self.client.execute(statement, &dynamic(call)).await;
+            count.map(Answer::Count)
+        })
+    }
+
+    fn name(&self, table: TableOid) -> String {
+        qualified(&self.catalog.relations[&table])
+    }
+
+    /// The names must still mean the tables that the changes were decided for. Asked after the statements, which hold locks that no DDL gets past.
+    fn same_tables(&self, tables: &[&Step], rows: &[Row]) -> Result<(), StoreError> {
+        for (step, row) in tables.iter().zip(rows) {
+            if row.try_get::<_, Option<u32>>(0)? != Some(step.table.0) {
+                return Err(StoreError::Change {
+                    sqlstate: "42P01",
+                    message: format!("table {} is another one than before", self.name(step.table)),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Compares row counts with what was given.
+    fn count(&self, steps: &[Step], answers: &[Answer]) -> Result<u64, StoreError> {
+        let (mut gone, mut answers) = (0, answers.iter());
+        for step in steps {
+            let counts = answers.by_ref().take(step.calls.len());
+            let found: u64 = counts
+                .map(|answer| match answer {
+                    Answer::Count(count) => *count,
+                    Answer::Done | Answer::Rows(_) => 0,
+                })
+                .sum();
+            match step.expect {
+                Expect::All if found != step.rows => {
+                    let missing = step.rows.saturating_sub(found);
+                    let name = self.name(step.table);
+                    return Err(StoreError::Change {
+                        sqlstate: "02000",
+                        message: format!(
+                            "{missing} of {} rows of {name} were deleted outside",
+                            step.rows
+                        ),
+                    });
+                }
+                Expect::Gone => gone += step.rows.saturating_sub(found),
+                Expect::All | Expect::Any => {}
+            }
+        }
+        Ok(gone)
+    }
+}
+
+/// The ranges of groups that are not beaten, last first.
+fn between(beaten: &BTreeMap<usize, StoreError>, groups: usize) -> Vec<Range<usize>> {
+    let (mut ranges, mut end) = (Vec::new(), groups);
+    for group in beaten.keys().rev().copied() {
+        ranges.push(group + 1..end);
+        end = group;
+    }
+    ranges.push(0..end);
+    ranges.retain(|range| !range.is_empty());
+    ranges
+}
+
+/// OIDs behind names, in order.
+const TABLES: &str =
+    "SELECT to_regclass(n)::oid FROM unnest($1::text[]) WITH ORDINALITY u(n, i) ORDER BY i";
+
+fn one_per_table(steps: &[Step]) -> Vec<&Step> {
+    let mut seen = BTreeSet::new();
+    steps
+        .iter()
+        .filter(|step| seen.insert(step.table))
+        .collect()
+}
+
+/// The group's place does not matter: halving finds it.
+fn misfit(misfit: Misfit) -> StoreError {
+    StoreError::Change {
+        sqlstate: misfit.sqlstate,
+        message: misfit.message,
+    }
+}

@@ -1,0 +1,144 @@
+//! `conflict = "database"`: which groups change a row that is not any more what they were decided on. Reads and locks the rows; writes nothing.
+//!
+//! The rows stay locked until the flush commits, so nobody comes in between. Compared are values: whoever writes what was there already is no conflict.
+
+use super::FlushBatch;
+use crate::catalog::{Catalog, Relation};
+use crate::change::RowId;
+use crate::error::StoreError;
+use crate::limits::LOAD_KEYS;
+use crate::load::lock_rows;
+use crate::sql::qualified;
+use crate::store::Connection;
+use bytes::BytesMut;
+use ripen_pg::ids::TableOid;
+use ripen_pg::key::Key;
+use ripen_pg::tuple::{Datum, Tuple};
+use ripen_pg::value::{self, Settings};
+use std::collections::{BTreeMap, HashMap};
+
+/// Groups that somebody was faster than, with the reason for the dead letter.
+pub async fn beaten(
+    client: &Connection,
+    catalog: &Catalog,
+    batch: &FlushBatch,
+) -> Result<BTreeMap<usize, StoreError>, StoreError> {
+    let mut beaten = BTreeMap::new();
+    if batch.guards.is_empty() {
+        return Ok(beaten);
+    }
+    let found = lock_all(client, catalog, batch).await?;
+    for (index, group) in batch.groups.iter().enumerate() {
+        let first = group.rows.iter().find_map(|change| {
+            let before = batch.guards.get(&change.row)?;
+            // A table that is gone is the plan's to refuse.
+            let relation = catalog.relations.get(&change.row.table)?;
+            conflict(catalog, relation, before.as_ref(), found.get(&change.row))
+        });
+        if let Some(message) = first {
+            let sqlstate = "40001";
+            beaten.insert(index, StoreError::Change { sqlstate, message });
+        }
+    }
+    Ok(beaten)
+}
+
+/// In the order of tables and keys, so that two who lock so do not wait for each other in a circle.
+async fn lock_all(
+    client: &Connection,
+    catalog: &Catalog,
+    batch: &FlushBatch,
+) -> Result<HashMap<RowId, Tuple>, StoreError> {
+    let mut keys: BTreeMap<TableOid, Vec<Key>> = BTreeMap::new();
+    for row in batch.guards.keys() {
+        keys.entry(row.table).or_default().push(row.key.clone());
+    }
+    let mut found = HashMap::new();
+    for (table, keys) in keys {
+        let Some(relation) = catalog.relations.get(&table) else {
+            continue;
+        };
+        for keys in keys.chunks(LOAD_KEYS) {
+            let rows = lock_rows(client, catalog, relation, keys).await?;
+            found.extend(
+                rows.into_iter()
+                    .map(|(key, row)| (RowId { table, key }, row)),
+            );
+        }
+    }
+    Ok(found)
+}
+
+/// What is different, in words; `None`: nothing.
+fn conflict(
+    catalog: &Catalog,
+    relation: &Relation,
+    before: Option<&Tuple>,
+    now: Option<&Tuple>,
+) -> Option<String> {
+    let table = qualified(relation);
+    match (before, now) {
+        (None, None) => None,
+        (None, Some(_)) => Some(format!("a row of {table} was inserted outside")),
+        (Some(_), None) => Some(format!("a row of {table} was deleted outside")),
+        (Some(before), Some(now)) => {
+            let other = |position: usize, type_oid| {
+                !same(
+                    catalog.value_type(type_oid),
+                    before.get(position),
+                    now.get(position),
+                )
+            };
+            let column = relation
+                .columns
+                .iter()
+                .find(|column| other(column.position, column.type_oid))?;
+            let name = &column.name;
+            Some(format!(
+                "column \"{name}\" of a row of {table} was changed outside"
+            ))
+        }
+    }
+}
+
+/// Equal for whoever reads them. Bytes may differ where the text does not (a numeric with needless zeros). What one side does not know counts as equal.
+fn same(type_oid: ripen_pg::ids::TypeOid, before: Datum<'_>, now: Datum<'_>) -> bool {
+    match (before, now) {
+        (Datum::Missing, _) | (_, Datum::Missing) => true,
+        (Datum::Value(before), Datum::Value(now)) if before != now => {
+            let text = |bytes: &[u8]| {
+                let mut out = BytesMut::new();
+                let rendered = value::render_text(type_oid, bytes, &Settings::default(), &mut out);
+                rendered.ok().map(|()| out)
+            };
+            let (before, now) = (text(before), text(now));
+            before.is_some() && before == now
+        }
+        (before, now) => before == now,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ripen_pg::value::oid;
+
+    #[test]
+    fn values_are_compared_as_readers_see_them() {
+        let one = 1i32.to_be_bytes();
+        let two = 2i32.to_be_bytes();
+        let int4 = |before, now| same(oid::INT4, before, now);
+        assert!(int4(Datum::Value(&one), Datum::Value(&one)));
+        assert!(!int4(Datum::Value(&one), Datum::Value(&two)));
+        assert!(!int4(Datum::Null, Datum::Value(&two)));
+        assert!(int4(Datum::Null, Datum::Null));
+        assert!(int4(Datum::Missing, Datum::Value(&two)));
+        // numeric 1 as one digit, and with a digit of zeros behind it that nobody sees.
+        let (short, long) = (
+            [0, 1, 0, 0, 0, 0, 0, 0, 0, 1],
+            [0, 2, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0],
+        );
+        let numeric = same(oid::NUMERIC, Datum::Value(&short), Datum::Value(&long));
+        assert!(numeric);
+    }
+}

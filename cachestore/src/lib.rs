@@ -1,0 +1,24 @@
+//! The system of record as Ripen sees it: catalog, loads, flush transactions, dead letters. Never decides what is ripe or cached; the grid does.
+
+pub mod backends;
+pub mod catalog;
+pub mod change;
+pub mod dead_letter;
+pub mod dial;
+pub mod error;
+pub mod failpoint;
+pub mod flush;
+pub mod limits;
+pub mod load;
+pub mod migrate;
+pub mod progress;
+pub mod server;
+pub mod store;
+pub mod upstream;
+
+mod raw;
+mod sql;
+
+pub use error::{Class, StoreError};
+pub use store::Store;
+pub use upstream::Upstream;

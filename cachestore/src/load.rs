@@ -1,0 +1,247 @@
+//! Reads rows by primary key together with the snapshot that saw them. Never caches; the grid does.
+
+use crate::catalog::{Catalog, Column, Relation};
+use crate::error::StoreError;
+use crate::raw::{RawParam, RawValue, array, dynamic};
+use crate::sql::{ParamType, key_columns, param_type, qualified, quoted};
+use crate::store::{Connection, Store};
+use ripen_pg::ids::{Lsn, Snapshot, TypeOid};
+use ripen_pg::key::Key;
+use ripen_pg::tuple::{Datum, Tuple};
+use ripen_pg::value;
+use tokio_postgres::{Row, Statement};
+
+/// What one load statement saw.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Loaded {
+    /// The statement's snapshot: all rows, and the absence of the others, are as of it.
+    pub snapshot: Snapshot,
+    /// How far the WAL had been written by then: everything that the snapshot saw was committed before.
+    pub wal: Lsn,
+    /// The rows found, in no order. A key asked for and not here does not exist.
+    pub rows: Vec<(Key, Tuple)>,
+}
+
+impl Store {
+    /// Loads rows of one table in one statement. Keys must be distinct canonical ones of the relation's primary key, at most [`crate::limits::LOAD_KEYS`].
+    /// Columns whose type has no exact renderer come as `Missing`. Cancel safe.
+    ///
+    /// Errors: `Change` (class `Schema`) when the table is not what the catalog says: load the catalog anew.
+    pub async fn load_rows(
+        &self,
+        catalog: &Catalog,
+        relation: &Relation,
+        keys: &[Key],
+    ) -> Result<Loaded, StoreError> {
+        let query = Query::new(catalog, relation, keys)?;
+        let client = self.client().await?;
+        match query.run(&client).await {
+            // "cached plan must not change result type": the table was altered since this connection prepared the statement.
+            Err(error) if error.sqlstate() == "0A000" => {
+                client.statement_cache.clear();
+                query.run(&client).await
+            }
+            other => other,
+        }
+        .map_err(|error| explain(error, relation))
+    }
+}
+
+/// Reads rows in the caller's transaction as they are now, waits for whoever is changing them, and locks them until it ends. Keys as for [`Store::load_rows`].
+pub(crate) async fn lock_rows(
+    client: &Connection,
+    catalog: &Catalog,
+    relation: &Relation,
+    keys: &[Key],
+) -> Result<Vec<(Key, Tuple)>, StoreError> {
+    let query = Query::new(catalog, relation, keys)?;
+    let statement = client.prepare_cached(&query.locking).await?;
+    query.check(&statement)?;
+    let rows = client.query(&statement, &dynamic(&query.params)).await?;
+    rows.iter().map(|row| query.row(row)).collect()
+}
+
+/// One load statement, and how to read its answer.
+struct Query<'a> {
+    relation: &'a Relation,
+    sql: String,
+    /// The same rows without a snapshot, locked.
+    locking: String,
+    params: Vec<RawParam>,
+    /// What is selected after the snapshot: the column and the type it comes as.
+    selected: Vec<(&'a Column, TypeOid)>,
+    key_types: Vec<TypeOid>,
+}
+
+impl<'a> Query<'a> {
+    fn new(
+        catalog: &Catalog,
+        relation: &'a Relation,
+        keys: &[Key],
+    ) -> Result<Query<'a>, StoreError> {
+        let key_types = catalog.key_types(relation);
+        let (condition, params) = condition(catalog, relation, &key_types, keys)?;
+        let key = &relation.primary_key;
+        let wanted = relation.columns.iter().filter(|column| {
+            key.contains(&column.position) || value::supports(catalog.value_type(column.type_oid))
+        });
+        let selected: Vec<_> = wanted
+            .map(|column| (column, catalog.base_type(column.type_oid)))
+            .collect();
+        Ok(Query {
+            relation,
+            sql: select(relation, &selected, &condition),
+            locking: locking(relation, &selected, &condition),
+            params,
+            selected,
+            key_types,
+        })
+    }
+
+    async fn run(&self, client: &Connection) -> Result<Loaded, StoreError> {
+        let statement = client.prepare_cached(&self.sql).await?;
+        self.check(&statement)?;
+        let rows = client.query(&statement, &dynamic(&self.params)).await?;
+        let (mut moment, mut found) = (None, Vec::with_capacity(rows.len()));
+        for row in &rows {
+            match row.try_get::<_, Option<&str>>(0)? {
+                Some(text) => moment = Some(self.moment(text)?),
+                None => found.push(self.row(row)?),
+            }
+        }
+        let (snapshot, wal) = moment.ok_or_else(|| StoreError::Unexpected("no snapshot".into()))?;
+        Ok(Loaded {
+            snapshot,
+            wal,
+            rows: found,
+        })
+    }
+
+    /// The columns must have the types that the catalog says, or their bytes would be taken for something else.
+    fn check(&self, statement: &Statement) -> Result<(), StoreError> {
+        let found = statement.columns().iter().skip(1);
+        let found = found.map(|column| column.type_().oid());
+        let known = self.selected.iter().map(|(_, type_oid)| type_oid.0);
+        if found.eq(known) {
+            return Ok(());
+        }
+        Err(changed(self.relation))
+    }
+
+    /// The text is the snapshot, the end of the WAL, then the OID that the table's name stands for.
+    fn moment(&self, text: &str) -> Result<(Snapshot, Lsn), StoreError> {
+        let unexpected = || StoreError::Unexpected(format!("snapshot {text}"));
+        let mut parts = text.splitn(3, ' ');
+        let mut next = || parts.next().ok_or_else(unexpected);
+        let (snapshot, wal, oid) = (next()?, next()?, next()?);
+        if oid != self.relation.oid.0.to_string() {
+            return Err(changed(self.relation));
+        }
+        let snapshot = snapshot.parse().map_err(|_| unexpected())?;
+        Ok((snapshot, wal.parse().map_err(|_| unexpected())?))
+    }
+
+    fn row(&self, row: &Row) -> Result<(Key, Tuple), StoreError> {
+        let mut columns = vec![Datum::Missing; self.relation.width];
+        for (index, (column, _)) in self.selected.iter().enumerate() {
+            let RawValue(value) = row.try_get(index + 1)?;
+            columns[column.position] = value.map_or(Datum::Null, Datum::Value);
+        }
+        let mut key = Key::new();
+        for (position, type_oid) in self.relation.primary_key.iter().zip(&self.key_types) {
+            let bytes = columns[*position].value();
+            bytes
+                .and_then(|bytes| value::key::append(*type_oid, bytes, &mut key).ok())
+                .ok_or_else(|| StoreError::Unexpected("a primary key without value".into()))?;
+        }
+        Ok((key, columns.into_iter().collect()))
+    }
+}
+
+/// One row with the snapshot, then the rows found: the snapshot comes even when there is none, and only once.
+fn select(relation: &Relation, selected: &[(&Column, TypeOid)], condition: &str) -> String {
+    let name = qualified(relation);
+    let literal = name.replace('\'', "''");
+    let columns = selected
+        .iter()
+        .map(|(column, _)| format!(", t.{}", quoted(&column.name)));
+    format!(
+        "SELECT concat_ws(' ', pg_current_snapshot(), pg_current_wal_insert_lsn(), to_regclass('{literal}')::oid){} \
+         UNION ALL SELECT NULL{} FROM {name} AS t {condition}",
+        ", NULL".repeat(selected.len()),
+        columns.collect::<String>(),
+    )
+}
+
+/// `FOR NO KEY UPDATE` lets others refer to the rows by foreign keys.
+fn locking(relation: &Relation, selected: &[(&Column, TypeOid)], condition: &str) -> String {
+    let columns = selected
+        .iter()
+        .map(|(column, _)| format!(", t.{}", quoted(&column.name)));
+    format!(
+        "SELECT NULL{} FROM {} AS t {condition} FOR NO KEY UPDATE OF t",
+        columns.collect::<String>(),
+        qualified(relation),
+    )
+}
+
+/// How the keys are named, and their parameters: equality for one, an array for many, arrays side by side for keys of several columns.
+fn condition(
+    catalog: &Catalog,
+    relation: &Relation,
+    key_types: &[TypeOid],
+    keys: &[Key],
+) -> Result<(String, Vec<RawParam>), StoreError> {
+    let columns: Vec<(String, ParamType<'_>)> = key_columns(relation)
+        .filter_map(|column| Some((quoted(&column.name), param_type(catalog, column)?)))
+        .collect();
+    let split = |key| value::key::split(key_types, key);
+    let split: Option<Vec<Vec<&[u8]>>> = keys.iter().map(split).collect();
+    let split = split
+        .filter(|_| !columns.is_empty())
+        .ok_or_else(|| changed(relation))?;
+    if let [only] = &split[..] {
+        let params = only.iter().map(|bytes| RawParam(Some(bytes.to_vec())));
+        let equal = columns
+            .iter()
+            .enumerate()
+            .map(|(index, (name, typed))| format!("t.{name} = ${}::{}", index + 1, typed.name));
+        let equal = equal.collect::<Vec<_>>().join(" AND ");
+        return Ok((format!("WHERE {equal}"), params.collect()));
+    }
+    let params = columns.iter().enumerate().map(|(index, (_, typed))| {
+        let values = split.iter().map(|key| Some(key[index]));
+        RawParam(Some(array(typed.oid, values)))
+    });
+    let params = params.collect();
+    if let [(name, typed)] = &columns[..] {
+        return Ok((
+            format!("WHERE t.{name} = ANY($1::{}[])", typed.name),
+            params,
+        ));
+    }
+    let list = |item: fn(usize, &str, &str) -> String, separator: &str| {
+        let items = columns.iter().enumerate();
+        let items = items.map(|(index, (name, typed))| item(index, name, typed.name));
+        items.collect::<Vec<_>>().join(separator)
+    };
+    let arrays = list(|index, _, typed| format!("${}::{typed}[]", index + 1), ", ");
+    let names = list(|index, _, _| format!("k{index}"), ", ");
+    let equal = list(|index, name, _| format!("t.{name} = u.k{index}"), " AND ");
+    let join = format!("JOIN unnest({arrays}) AS u({names}) ON {equal}");
+    Ok((join, params))
+}
+
+fn changed(relation: &Relation) -> StoreError {
+    StoreError::Change {
+        sqlstate: "0A000",
+        message: format!("table {} is not what the catalog says", qualified(relation)),
+    }
+}
+
+fn explain(error: StoreError, relation: &Relation) -> StoreError {
+    match error.sqlstate() {
+        "42501" => StoreError::Privilege(format!("SELECT on {} ({error})", qualified(relation))),
+        _ => error,
+    }
+}

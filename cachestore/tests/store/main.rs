@@ -1,0 +1,13 @@
+//! The store against a real Postgres: what the catalog says, what loads see, what flushes do. Starts its own server; uses nobody else's.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod catalog;
+mod changes;
+mod dial;
+mod flush;
+mod guard;
+mod load;
+mod progress;
+mod refused;
+mod schema;
+mod server;

@@ -1,0 +1,202 @@
+//! Fencing, take-over, and commits without an answer.
+
+use crate::changes::{Bench, int};
+use crate::server::connect;
+use ripen_cachestore::change::FlushSeq;
+use ripen_cachestore::progress::{FlushFate, Progress};
+use ripen_cachestore::{Class, Store, StoreError, Upstream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, UnixStream};
+
+const T: &str = "CREATE TABLE t (id int PRIMARY KEY)";
+
+#[tokio::test]
+async fn take_over_fences_older_leaders_off() {
+    let mut bench = Bench::new(T).await;
+    let store = bench.store().clone();
+    bench.flush(vec![vec![bench.insert("t", &[int(1)])]]).await;
+    assert_eq!(store.take_over(0, 5).await.unwrap(), FlushSeq(1));
+    assert_eq!(store.take_over(0, 5).await.unwrap(), FlushSeq(1));
+    let error = store.take_over(0, 4).await.unwrap_err();
+    assert!(
+        matches!(error, StoreError::Fenced { log: 0, epoch: 5 }),
+        "{error}"
+    );
+    let error = bench
+        .try_flush(vec![vec![bench.insert("t", &[int(2)])]])
+        .await
+        .unwrap_err();
+    assert_eq!((error.class(), error.retry()), (Class::Fenced, false));
+    assert_eq!(bench.rows("SELECT id FROM t").await, "1");
+    assert_eq!(
+        store.progress(0).await.unwrap(),
+        Some(Progress {
+            applied: FlushSeq(1),
+            epoch: 5
+        })
+    );
+    assert_eq!(store.progress(9).await.unwrap(), None);
+    let error = store.outcome(0, 1, FlushSeq(2)).await.unwrap_err();
+    assert_eq!(error.class(), Class::Fenced);
+}
+
+#[tokio::test]
+async fn a_flush_is_applied_once_and_in_order() {
+    let mut bench = Bench::new(T).await;
+    bench.flush(vec![vec![bench.insert("t", &[int(1)])]]).await;
+    for seq in [0, 2] {
+        bench.seq = seq;
+        let error = bench
+            .try_flush(vec![vec![bench.insert("t", &[int(7)])]])
+            .await
+            .unwrap_err();
+        assert!(
+            matches!(
+                error,
+                StoreError::OutOfOrder {
+                    applied: FlushSeq(1),
+                    ..
+                }
+            ),
+            "{error}"
+        );
+        assert_eq!(error.class(), Class::Unknown);
+    }
+    assert_eq!(bench.rows("SELECT id FROM t").await, "1");
+    assert_eq!(
+        bench.store().outcome(0, 1, FlushSeq(1)).await.unwrap(),
+        FlushFate::Applied
+    );
+    assert_eq!(
+        bench.store().outcome(0, 1, FlushSeq(2)).await.unwrap(),
+        FlushFate::NotApplied
+    );
+}
+
+#[tokio::test]
+async fn take_over_waits_for_a_running_flush() {
+    let bench = Bench::new(T).await;
+    let old = connect("postgres", &bench.database.name).await;
+    old.batch_execute("BEGIN; UPDATE ripen.progress SET applied = 1")
+        .await
+        .unwrap();
+    let store = bench.store().clone();
+    let take_over = tokio::spawn(async move { store.take_over(0, 2).await });
+    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()";
+    while bench.rows(waiting).await == "0" {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(!take_over.is_finished());
+    old.batch_execute("COMMIT").await.unwrap();
+    assert_eq!(take_over.await.unwrap().unwrap(), FlushSeq(1));
+}
+
+/// A relay to the server's socket that can lose what the server answers, as a broken network would.
+async fn relay(bench: &Bench, deaf: Arc<AtomicBool>) -> Upstream {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let socket = crate::server::socket().join(".s.PGSQL.5432");
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            let server = UnixStream::connect(&socket).await.unwrap();
+            let (mut client_read, mut client_write) = client.into_split();
+            let (mut server_read, mut server_write) = server.into_split();
+            tokio::spawn(async move { tokio::io::copy(&mut client_read, &mut server_write).await });
+            let deaf = deaf.clone();
+            tokio::spawn(async move {
+                let mut buffer = vec![0; 65536];
+                while let Ok(count @ 1..) = server_read.read(&mut buffer).await {
+                    if deaf.load(Ordering::SeqCst) {
+                        break;
+                    }
+                    client_write.write_all(&buffer[..count]).await.unwrap();
+                }
+            });
+        }
+    });
+    let name = &bench.database.name;
+    format!("postgres://postgres@{address}/{name}?sslmode=disable")
+        .parse()
+        .unwrap()
+}
+
+#[tokio::test]
+async fn lost_answer_to_commit_is_unknown_until_asked() {
+    let bench = Bench::new(T).await;
+    let deaf = Arc::new(AtomicBool::new(false));
+    let store = Store::new(relay(&bench, deaf.clone()).await);
+    let batch = bench.batch(vec![vec![bench.insert("t", &[int(1)])]]);
+    let cut = |_| deaf.store(true, Ordering::SeqCst);
+    let error = store.flush(&bench.catalog, &batch, cut).await.unwrap_err();
+    assert!(matches!(error, StoreError::UnknownOutcome(_)), "{error}");
+    assert_eq!(
+        (error.class(), error.retry(), error.sqlstate()),
+        (Class::Unknown, false, "08007")
+    );
+    deaf.store(false, Ordering::SeqCst);
+    assert_eq!(
+        store.outcome(0, 1, FlushSeq(1)).await.unwrap(),
+        FlushFate::Applied
+    );
+    assert_eq!(bench.rows("SELECT id FROM t").await, "1");
+}
+
+#[tokio::test]
+async fn connection_lost_before_commit_is_retried() {
+    let bench = Bench::new(&format!("{T}; INSERT INTO t VALUES (1)")).await;
+    let blocker = connect("postgres", &bench.database.name).await;
+    blocker.batch_execute("BEGIN; DELETE FROM t").await.unwrap();
+    let (store, catalog) = (
+        bench.store().clone(),
+        bench
+            .store()
+            .load_catalog(ripen_cachestore::catalog::Epoch(1))
+            .await
+            .unwrap(),
+    );
+    let batch = bench.batch(vec![vec![bench.delete("t", &[int(1)])]]);
+    let flush = tokio::spawn({
+        let batch = batch.clone();
+        async move { store.flush(&catalog, &batch, |_| {}).await.map(|_| ()) }
+    });
+    let kill = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()";
+    while bench.rows(kill).await.is_empty() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let error = flush.await.unwrap().unwrap_err();
+    assert_eq!(
+        (error.class(), error.retry()),
+        (Class::Connection, true),
+        "{error}"
+    );
+    blocker.batch_execute("ROLLBACK").await.unwrap();
+    bench
+        .store()
+        .flush(&bench.catalog, &batch, |_| {})
+        .await
+        .unwrap();
+    assert_eq!(bench.rows("SELECT count(*) FROM t").await, "0");
+}
+
+#[tokio::test]
+async fn an_abandoned_flush_rolls_back() {
+    let bench = Bench::new(&format!("{T}; INSERT INTO t VALUES (1)")).await;
+    let blocker = connect("postgres", &bench.database.name).await;
+    blocker.batch_execute("BEGIN; DELETE FROM t").await.unwrap();
+    let batch = bench.batch(vec![vec![
+        bench.insert("t", &[int(2)]),
+        bench.delete("t", &[int(1)]),
+    ]]);
+    let flush = bench.store().flush(&bench.catalog, &batch, |_| {});
+    assert!(
+        tokio::time::timeout(Duration::from_millis(200), flush)
+            .await
+            .is_err()
+    );
+    blocker.batch_execute("ROLLBACK").await.unwrap();
+    assert_eq!(bench.store().take_over(0, 2).await.unwrap(), FlushSeq(0));
+    assert_eq!(bench.rows("SELECT id FROM t").await, "1");
+}

@@ -1,0 +1,243 @@
+//! How far the hot cache has followed Postgres, and which tables may therefore be served from memory. Decides only; `ripen-hotcache` follows.
+//!
+//! A table is served when nobody else writes it (`exclusive`), or when the WAL stream carries it and is not more than `max_staleness` behind.
+//! While Postgres cannot be reached nobody can change it through the front door, so what was fresh stays served; the clock of staleness
+//! runs again from the moment a connection stands.
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use ripen_pg::ids::{Lsn, TableOid};
+use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+/// Tables by the reason for which they may be served.
+#[derive(Clone, Debug, Default)]
+pub struct Served {
+    /// Carried by the publication, and every transaction that was running when it was added has ended.
+    pub followed: HashSet<TableOid, foldhash::quality::RandomState>,
+    /// Declared `exclusive`: no outside writers.
+    pub exclusive: HashSet<TableOid, foldhash::quality::RandomState>,
+    /// Declared `conflict = "database"`: a change made by others beats a pending one.
+    pub guarded: HashSet<TableOid, foldhash::quality::RandomState>,
+}
+
+/// What the readers ask and the hot cache tells.
+#[derive(Debug, Default)]
+pub struct Feed {
+    served: ArcSwap<Served>,
+    live: AtomicBool,
+    given_up: AtomicBool,
+    bypass: AtomicBool,
+    position: AtomicU64,
+    sampled: AtomicU64,
+    freshness: Mutex<Freshness>,
+}
+
+/// Samples of Postgres's WAL position, waiting to be passed by the stream.
+#[derive(Debug, Default)]
+struct Freshness {
+    samples: VecDeque<(u64, Lsn)>,
+    fresh_as_of_ms: Option<u64>,
+}
+
+impl Freshness {
+    fn sample(&mut self, now_ms: u64, lsn: Lsn) {
+        if self.samples.len() == crate::limits::LSN_SAMPLES_MAX {
+            // The newest are dropped, not the oldest: the oldest is the one that proves staleness.
+            self.samples.pop_back();
+        }
+        self.samples.push_back((now_ms, lsn));
+    }
+
+    fn pass(&mut self, position: Lsn) {
+        while let Some((at_ms, lsn)) = self.samples.front().copied() {
+            if lsn > position {
+                break;
+            }
+            self.fresh_as_of_ms = Some(at_ms);
+            self.samples.pop_front();
+        }
+    }
+}
+
+impl Feed {
+    /// Whether rows of the table may be answered from memory now.
+    pub fn serves(&self, table: TableOid) -> bool {
+        let served = self.served.load();
+        served.exclusive.contains(&table)
+            || (served.followed.contains(&table) && !self.bypass.load(Ordering::SeqCst))
+    }
+
+    /// Whether changes of the table arrive by the stream: then the stream confirms flushes and ends fences.
+    pub fn follows(&self, table: TableOid) -> bool {
+        self.served.load().followed.contains(&table)
+    }
+
+    /// Whether the table is served on the word of the configuration alone.
+    pub fn is_exclusive(&self, table: TableOid) -> bool {
+        self.served.load().exclusive.contains(&table)
+    }
+
+    /// Which of these rows' tables let changes of others win.
+    pub fn guards(&self, table: TableOid) -> bool {
+        let served = self.served.load();
+        !served.guarded.is_empty() && served.guarded.contains(&table)
+    }
+
+    /// All tables served, by reason.
+    pub fn served(&self) -> Arc<Served> {
+        self.served.load_full()
+    }
+
+    /// Replaces the set of tables.
+    pub fn serve(&self, served: Served) {
+        self.served.store(Arc::new(served));
+    }
+
+    /// There is no stream: only exclusive tables are served.
+    pub fn follow_nothing(&self) {
+        self.given_up.store(true, Ordering::SeqCst);
+        let served = self.served.load_full();
+        self.serve(Served {
+            followed: Default::default(),
+            ..(*served).clone()
+        });
+    }
+
+    /// The stream stands (or fell). A stream that could not resume must have its rows dropped before this says `true`.
+    pub fn set_live(&self, live: bool, now_ms: u64) {
+        let was = self.live.swap(live, Ordering::SeqCst);
+        if live {
+            self.given_up.store(false, Ordering::SeqCst);
+        }
+        let mut freshness = self.freshness.lock();
+        freshness.samples.clear();
+        if live && !was {
+            freshness.fresh_as_of_ms = Some(now_ms);
+        }
+    }
+
+    /// Whether it is known that no stream can stand, as Postgres and its rights are now.
+    pub fn given_up(&self) -> bool {
+        self.given_up.load(Ordering::SeqCst)
+    }
+
+    /// Whether the stream stands.
+    pub fn live(&self) -> bool {
+        self.live.load(Ordering::SeqCst)
+    }
+
+    /// Postgres's WAL had come to `lsn` at `now_ms` (asked of Postgres itself, not of the stream).
+    pub fn sample(&self, now_ms: u64, lsn: Lsn) {
+        self.sampled.store(lsn.0, Ordering::Relaxed);
+        let mut freshness = self.freshness.lock();
+        freshness.sample(now_ms, lsn);
+        freshness.pass(self.position());
+    }
+
+    /// The stream has handed over everything up to `lsn`.
+    pub fn pass(&self, lsn: Lsn) {
+        self.position.fetch_max(lsn.0, Ordering::SeqCst);
+        self.freshness.lock().pass(lsn);
+    }
+
+    /// A new timeline or a new slot: positions may go back.
+    pub fn restart_at(&self, lsn: Lsn) {
+        self.position.store(lsn.0, Ordering::SeqCst);
+        self.freshness.lock().samples.clear();
+    }
+
+    /// Up to where memory has been told of outside changes of the table; everything, where nobody else writes it.
+    pub fn followed(&self, table: TableOid) -> Lsn {
+        if self.is_exclusive(table) {
+            Lsn(u64::MAX)
+        } else {
+            self.position()
+        }
+    }
+
+    /// Up to where the stream has handed over.
+    pub fn position(&self) -> Lsn {
+        Lsn(self.position.load(Ordering::SeqCst))
+    }
+
+    /// WAL that Postgres had written when it was last asked and that the stream has not handed over.
+    pub fn lag_bytes(&self) -> u64 {
+        let sampled = self.sampled.load(Ordering::Relaxed);
+        sampled.saturating_sub(self.position().0)
+    }
+
+    /// How old the newest state is that memory surely contains, in milliseconds; `None` while no stream stands.
+    pub fn staleness_ms(&self, now_ms: u64) -> Option<u64> {
+        if !self.live() {
+            return None;
+        }
+        let fresh_as_of = self.freshness.lock().fresh_as_of_ms;
+        fresh_as_of.map(|fresh| now_ms.saturating_sub(fresh))
+    }
+
+    /// Compares the lag with its bound and switches cached reads off or on. Answers the new state when it changed.
+    pub fn judge(&self, now_ms: u64, max_staleness_ms: u64) -> Option<bool> {
+        let bypass = self
+            .staleness_ms(now_ms)
+            .is_some_and(|stale| stale > max_staleness_ms);
+        (self.bypass.swap(bypass, Ordering::SeqCst) != bypass).then_some(bypass)
+    }
+
+    /// Whether cached reads go to Postgres because of lag.
+    pub fn bypassed(&self) -> bool {
+        self.bypass.load(Ordering::SeqCst)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn following(table: TableOid) -> Feed {
+        let feed = Feed::default();
+        feed.serve(Served {
+            followed: [table].into_iter().collect(),
+            ..Served::default()
+        });
+        feed.set_live(true, 0);
+        feed
+    }
+
+    #[test]
+    fn lag_above_the_bound_sends_reads_to_postgres_and_catching_up_brings_them_back() {
+        let table = TableOid(1);
+        let feed = following(table);
+        feed.sample(100, Lsn(10));
+        assert_eq!(feed.judge(1_000, 5_000), None);
+        assert!(feed.serves(table));
+        assert_eq!(feed.judge(5_101, 5_000), Some(true));
+        assert!(!feed.serves(table));
+        feed.sample(5_101, Lsn(11));
+        feed.pass(Lsn(11));
+        assert_eq!(feed.judge(5_102, 5_000), Some(false));
+        assert!(feed.serves(table));
+    }
+
+    #[test]
+    fn staleness_counts_from_the_newest_sample_that_the_stream_passed() {
+        let feed = following(TableOid(1));
+        feed.sample(100, Lsn(10));
+        feed.sample(300, Lsn(20));
+        feed.pass(Lsn(12));
+        assert_eq!(feed.staleness_ms(350), Some(250));
+        feed.pass(Lsn(20));
+        assert_eq!(feed.staleness_ms(350), Some(50));
+    }
+
+    #[test]
+    fn an_outage_does_not_count_as_lag() {
+        let table = TableOid(1);
+        let feed = following(table);
+        feed.sample(100, Lsn(10));
+        feed.set_live(false, 200);
+        assert_eq!(feed.judge(100_000, 5_000), None);
+        assert!(feed.serves(table));
+    }
+}

@@ -1,0 +1,470 @@
+//! Carries ripe rows to Postgres, one flush transaction at a time. Does; which rows are ripe, and which a flush takes, `ripening` and the state machine decide.
+//!
+//! A flush is: `FlushStart` in the log (its application names the rows) → one Postgres transaction that also moves `ripen.progress` → `FlushEnd` in the log.
+//! Whatever happens in between, `ripen.progress` tells whether the rows are in Postgres; nothing is assumed.
+
+use crate::change::{FlushSeq, RowId};
+use crate::limits;
+use crate::loader::CatalogSource;
+use crate::log::{Command, FlushEnd, FlushScope, FlushStart, Log, LogError};
+use crate::rows::Rows;
+use crate::schedule::{OpenFlush, Schedule};
+use crate::scope::Scope;
+use ripen_cachestore::failpoint::reach;
+use ripen_cachestore::flush::{FlushBatch, FlushOutcome};
+use ripen_cachestore::progress::FlushFate;
+use ripen_cachestore::{Class, Store, StoreError};
+use ripen_pg::ids::TableOid;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+/// Somebody waits until what is pending in the scope at this moment is in Postgres. A dropped sender means that it will not happen.
+pub struct FlushRequest {
+    /// What to flush.
+    pub scope: Scope,
+    /// Rows that became pending at or before this time of the log's clock, in milliseconds.
+    pub cutoff_ms: u64,
+    /// Answered when it is done.
+    pub done: oneshot::Sender<()>,
+}
+
+/// How a table's rows ripen.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Pace {
+    /// How long a row may stay pending, in milliseconds.
+    pub write_delay_ms: u64,
+    /// 0..=1: a flush takes rows that have reached `(1 − batch_factor)` of their delay.
+    pub batch_factor: f64,
+    /// Most rows of one flush transaction.
+    pub write_max_batch: usize,
+}
+
+/// Gives each table's pace, as configured now.
+pub type PaceSource = Arc<dyn Fn(TableOid) -> Pace + Send + Sync>;
+
+/// Counters for status and metrics.
+#[derive(Debug, Default)]
+pub struct FlushStats {
+    /// Flush transactions committed.
+    pub flushes: AtomicU64,
+    /// Row changes carried out by them.
+    pub rows: AtomicU64,
+    /// Time spent in flush transactions, failed ones too, in microseconds.
+    pub us: AtomicU64,
+    /// Attempts that failed.
+    pub failures: AtomicU64,
+    /// Commit groups sent to the dead letters.
+    pub dead: AtomicU64,
+}
+
+/// What the flusher works with. [`Flusher::run`] is its task.
+pub struct Flusher {
+    /// The log it writes its starts and ends to.
+    pub log: Log,
+    /// The log's number in `ripen.progress`.
+    pub log_number: i32,
+    /// The system of record.
+    pub store: Store,
+    /// The newest catalog.
+    pub catalog: CatalogSource,
+    /// Rows, to be told the flush's transaction id.
+    pub rows: Arc<Rows>,
+    /// What is pending.
+    pub schedule: Arc<Schedule>,
+    /// How tables ripen.
+    pub pace: PaceSource,
+    /// Who asks for a flush.
+    pub requests: mpsc::UnboundedReceiver<FlushRequest>,
+    /// Becomes true when an open flush of an earlier process has been settled: loads may begin.
+    pub settled: watch::Sender<bool>,
+    /// The unix clock in milliseconds.
+    pub clock: fn() -> u64,
+    /// Chance for the backoff, in 0..1.
+    pub chance: fn() -> f64,
+    /// What it has done.
+    pub stats: Arc<FlushStats>,
+}
+
+/// Why the flusher's task ended by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum FlusherError {
+    /// Another process has taken over this database's queue.
+    #[error("another Ripen has taken over the write-behind queue of this database: {0}")]
+    Fenced(StoreError),
+    /// The log is broken or stopped.
+    #[error(transparent)]
+    Log(#[from] LogError),
+}
+
+impl Flusher {
+    /// Runs until stopped. Only ever fails when it must not go on: what is pending stays in the log. Not cancel safe.
+    pub async fn run(mut self, stop: CancellationToken) -> Result<(), FlusherError> {
+        let mut backoff = Backoff {
+            step: 0,
+            chance: self.chance,
+        };
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            () = self.catalog_is_loaded() => {}
+        }
+        let epoch = loop {
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                settled = self.settle() => match settled {
+                    Ok(epoch) => break epoch,
+                    Err(error) => self.wait_after(&error, &mut backoff, "cannot settle the write-behind queue with Postgres").await?,
+                }
+            }
+        };
+        // Nobody may be listening.
+        let _ = self.settled.send(true);
+        while !stop.is_cancelled() {
+            let (scope, cutoff_ms, waiting) = tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                work = self.next() => match work { Some(work) => work, None => return Ok(()) },
+            };
+            self.flush_scope(epoch, scope, cutoff_ms, &stop).await?;
+            if !stop.is_cancelled() {
+                // Whoever gave up waiting does not hear it.
+                for request in waiting {
+                    let _ = request.done.send(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The catalog is read after Postgres was found fit for Ripen and the schema `ripen` stands, so there is nothing to settle with before.
+    /// And under an empty catalog every table would count as dropped, every change as refused. Once read, it stays.
+    async fn catalog_is_loaded(&self) {
+        while !(self.catalog)().is_loaded() {
+            tokio::time::sleep(limits::CATALOG_POLL).await;
+        }
+    }
+
+    /// Takes over the progress row (this waits out a flush transaction still running) and settles the flush that an earlier process left open.
+    async fn settle(&self) -> Result<u64, StoreError> {
+        reach("settle-begun");
+        let known = self.store.progress(self.log_number).await?;
+        let epoch = known.map_or(0, |known| known.epoch).max(self.log.term()) + 1;
+        let applied = self.store.take_over(self.log_number, epoch).await?;
+        reach("settle-taken-over");
+        let end = match self.schedule.open() {
+            Some(open) if applied == open.seq => {
+                let dead = self.store.dead_rows(self.log_number, open.seq).await?;
+                Some(FlushEnd {
+                    seq: open.seq,
+                    applied: true,
+                    dead,
+                })
+            }
+            Some(open) => Some(FlushEnd {
+                seq: open.seq,
+                applied: false,
+                dead: Vec::new(),
+            }),
+            None => None,
+        };
+        if let Some(end) = end {
+            // A log that fails ends the process elsewhere.
+            let _ = self.log.propose(Command::FlushEnd(end)).await;
+            reach("settle-ended");
+        }
+        let last = FlushSeq(self.schedule.next_seq().0 - 1);
+        if applied != last {
+            if applied < last {
+                tracing::error!(
+                    ?applied,
+                    ?last,
+                    "Postgres has lost flushes that it had committed: rows of the last flushes may be old there"
+                );
+            }
+            // A new data directory (or a Postgres restored from a backup): count on from what Postgres has.
+            let _ = self
+                .log
+                .propose(Command::FlushEnd(FlushEnd {
+                    seq: applied,
+                    applied: true,
+                    dead: Vec::new(),
+                }))
+                .await;
+        }
+        Ok(epoch)
+    }
+
+    /// Waits for the next reason to flush.
+    async fn next(&mut self) -> Option<(FlushScope, u64, Vec<FlushRequest>)> {
+        loop {
+            let ripe = self
+                .schedule
+                .ripe_at(|table| (self.pace)(table).write_delay_ms);
+            let now = (self.clock)();
+            if ripe.is_some_and(|ripe| ripe <= now) {
+                return Some((self.ripe_scope(now), now, Vec::new()));
+            }
+            let sleep = Duration::from_millis(
+                ripe.map_or(u64::MAX / 2, |ripe| ripe - now)
+                    .min(limits::FLUSHER_NAP_MS),
+            );
+            tokio::select! {
+                request = self.requests.recv() => {
+                    let mut requests = vec![request?];
+                    while let Ok(more) = self.requests.try_recv() {
+                        requests.push(more);
+                    }
+                    let scope = requests.iter().fold(Scope::Nothing, |all, request| all.union(request.scope.clone()));
+                    let cutoff_ms = requests.iter().map(|request| request.cutoff_ms).max().unwrap_or(now);
+                    return Some((flush_scope(scope), cutoff_ms, requests));
+                }
+                () = self.schedule.changed() => {}
+                () = tokio::time::sleep(sleep) => {}
+            }
+        }
+    }
+
+    /// What a flush that starts now takes. When all tables flush whole, that is everything; else the rows are named, so that replicas need no configuration.
+    fn ripe_scope(&self, now_ms: u64) -> FlushScope {
+        self.schedule.ask(|ripening| {
+            if ripening
+                .tables()
+                .all(|(table, _)| (self.pace)(table).batch_factor >= 1.0)
+            {
+                return FlushScope::All;
+            }
+            let age_ms = |table| {
+                let pace = (self.pace)(table);
+                ((1.0 - pace.batch_factor) * pace.write_delay_ms as f64) as u64
+            };
+            FlushScope::Rows(ripening.older_than(now_ms, age_ms, limits::FLUSH_ROWS_NAMED_MAX))
+        })
+    }
+
+    /// Flushes until nothing of the scope that was pending at the cutoff is left.
+    async fn flush_scope(
+        &mut self,
+        epoch: u64,
+        scope: FlushScope,
+        cutoff_ms: u64,
+        stop: &CancellationToken,
+    ) -> Result<(), FlusherError> {
+        let mut backoff = Backoff {
+            step: 0,
+            chance: self.chance,
+        };
+        while !stop.is_cancelled() {
+            let rows_max = self.schedule.ask(|ripening| {
+                ripening
+                    .tables()
+                    .map(|(table, _)| (self.pace)(table).write_max_batch)
+                    .min()
+            });
+            let start = FlushStart {
+                seq: self.schedule.next_seq(),
+                cutoff_ms,
+                scope: scope.clone(),
+                rows_max: rows_max
+                    .unwrap_or(limits::FLUSH_ROWS_MAX)
+                    .min(limits::FLUSH_ROWS_MAX) as u32,
+            };
+            reach("flush-before-start");
+            self.log.propose(Command::FlushStart(start)).await?;
+            reach("flush-started");
+            let Some(open) = self.schedule.open() else {
+                return Ok(());
+            };
+            self.carry(epoch, &open, &mut backoff, stop).await?;
+        }
+        Ok(())
+    }
+
+    /// Brings one open flush to its end: committed, or given back for another try.
+    async fn carry(
+        &mut self,
+        epoch: u64,
+        open: &OpenFlush,
+        backoff: &mut Backoff,
+        stop: &CancellationToken,
+    ) -> Result<(), FlusherError> {
+        let mut batch = FlushBatch {
+            log: self.log_number,
+            epoch,
+            seq: open.seq,
+            groups: open.groups.clone(),
+            guards: open.guards(),
+            catalog_is_new: false,
+        };
+        let rows = open.rows();
+        let (mut end, mut read_anew) = (None, None);
+        while end.is_none() && !stop.is_cancelled() {
+            // Whatever was tried before is known not to have committed.
+            self.rows.flush_retry(open.seq, &rows);
+            batch.catalog_is_new = read_anew.is_some();
+            let catalog = read_anew.take().unwrap_or_else(|| (self.catalog)());
+            let begun = Instant::now();
+            let flushed = self
+                .store
+                .flush(&catalog, &batch, |xid| {
+                    self.rows.flush_xid(open.seq, xid, &rows)
+                })
+                .await;
+            let took = begun.elapsed().as_micros() as u64;
+            self.stats.us.fetch_add(took, Ordering::Relaxed);
+            match flushed {
+                Ok(outcome) => {
+                    backoff.step = 0;
+                    end = Some(self.committed(open.seq, outcome));
+                }
+                Err(error) if error.class() == Class::Unknown => {
+                    end = self.find_out(epoch, open, &error, backoff).await?
+                }
+                // Before a change is blamed for not fitting the schema, the schema is read anew.
+                Err(error) if error.class() == Class::Schema && !batch.catalog_is_new => {
+                    tracing::info!(%error, "the schema has changed under a flush");
+                    match self.store.load_catalog(catalog.epoch).await {
+                        Ok(anew) => read_anew = Some(Arc::new(anew)),
+                        Err(error) => {
+                            let what = "the schema cannot be read for a flush";
+                            self.wait_after(&error, backoff, what).await?;
+                        }
+                    }
+                }
+                Err(error) => {
+                    let give_back = error.class() == Class::Lock;
+                    self.wait_after(
+                        &error,
+                        backoff,
+                        "a flush was refused and will be tried again",
+                    )
+                    .await?;
+                    if give_back {
+                        // Others need not wait behind a locked row: the rows go back and the next flush is chosen anew.
+                        end = Some(FlushEnd {
+                            seq: open.seq,
+                            applied: false,
+                            dead: Vec::new(),
+                        });
+                    }
+                }
+            }
+        }
+        if let Some(end) = end {
+            reach("flush-before-end");
+            self.log.propose(Command::FlushEnd(end)).await?;
+            reach("flush-ended");
+        }
+        Ok(())
+    }
+
+    fn committed(&self, seq: FlushSeq, outcome: FlushOutcome) -> FlushEnd {
+        self.stats.flushes.fetch_add(1, Ordering::Relaxed);
+        self.stats
+            .rows
+            .fetch_add(outcome.rows as u64, Ordering::Relaxed);
+        self.stats
+            .dead
+            .fetch_add(outcome.dead.len() as u64, Ordering::Relaxed);
+        for dead in &outcome.dead {
+            tracing::error!(
+                sqlstate = dead.sqlstate,
+                message = dead.message,
+                rows = dead.group.rows.len(),
+                "Postgres refused an acknowledged transaction: it is kept in ripen.dead_letter"
+            );
+        }
+        let dead: Vec<RowId> = outcome
+            .dead
+            .into_iter()
+            .flat_map(|dead| dead.group.rows)
+            .map(|change| change.row)
+            .collect();
+        FlushEnd {
+            seq,
+            applied: true,
+            dead,
+        }
+    }
+
+    /// The connection broke around COMMIT: ask until Postgres answers. `None`: it did not happen, try again.
+    async fn find_out(
+        &self,
+        epoch: u64,
+        open: &OpenFlush,
+        error: &StoreError,
+        backoff: &mut Backoff,
+    ) -> Result<Option<FlushEnd>, FlusherError> {
+        tracing::warn!(%error, seq = open.seq.0, "the outcome of a flush is unknown; asking Postgres");
+        self.stats.failures.fetch_add(1, Ordering::Relaxed);
+        reach("flush-unknown");
+        loop {
+            let asked = match self.store.outcome(self.log_number, epoch, open.seq).await {
+                Ok(FlushFate::NotApplied) => return Ok(None),
+                Ok(FlushFate::Applied) => self.store.dead_rows(self.log_number, open.seq).await,
+                Err(error) => Err(error),
+            };
+            match asked {
+                Ok(dead) => {
+                    self.stats.flushes.fetch_add(1, Ordering::Relaxed);
+                    return Ok(Some(FlushEnd {
+                        seq: open.seq,
+                        applied: true,
+                        dead,
+                    }));
+                }
+                Err(error) => {
+                    self.wait_after(
+                        &error,
+                        backoff,
+                        "Postgres cannot tell the outcome of a flush yet",
+                    )
+                    .await?
+                }
+            }
+        }
+    }
+
+    async fn wait_after(
+        &self,
+        error: &StoreError,
+        backoff: &mut Backoff,
+        what: &str,
+    ) -> Result<(), FlusherError> {
+        self.stats.failures.fetch_add(1, Ordering::Relaxed);
+        if error.class() == Class::Fenced {
+            return Err(FlusherError::Fenced(StoreError::Unexpected(
+                error.to_string(),
+            )));
+        }
+        let wait = backoff.next();
+        tracing::warn!(%error, wait_ms = wait.as_millis() as u64, "{what}");
+        tokio::time::sleep(wait).await;
+        Ok(())
+    }
+}
+
+fn flush_scope(scope: Scope) -> FlushScope {
+    match scope {
+        Scope::Everything => FlushScope::All,
+        Scope::Tables(tables) => FlushScope::Tables(tables.into_iter().collect()),
+        Scope::Rows(rows) => FlushScope::Rows(rows),
+        Scope::Nothing => FlushScope::Rows(Vec::new()),
+    }
+}
+
+/// Doubling waits with chance, so that many Ripens do not knock at once.
+struct Backoff {
+    step: u32,
+    chance: fn() -> f64,
+}
+
+impl Backoff {
+    fn next(&mut self) -> Duration {
+        let doubled = limits::FLUSH_BACKOFF_MIN.saturating_mul(1 << self.step.min(16));
+        self.step = self.step.saturating_add(1);
+        doubled
+            .min(limits::FLUSH_BACKOFF_MAX)
+            .mul_f64(0.5 + 0.5 * (self.chance)())
+    }
+}

@@ -1,0 +1,400 @@
+//! The grid of one node, as the proxy sees it: read, write, hold, barrier. Does; what is right is decided in `rows`, `leader`, `fences`, `ripening`.
+//!
+//! Lock order: leader, then fences, then shards (ascending), then the machine's schedule. None is held across an await.
+
+use crate::change::{Before, CommitGroup, RowId};
+use crate::feed::Feed;
+use crate::fences::Fences;
+use crate::flusher::FlushRequest;
+use crate::leader::{Leader, Proposal};
+use crate::limits;
+use crate::loader::{LoadError, Loader};
+use crate::log::{Command, Log, LogError};
+use crate::marks::Marks;
+use crate::rows::{Found, Rows};
+use crate::schedule::Schedule;
+use crate::scope::Scope;
+use parking_lot::Mutex;
+use ripen_cachestore::failpoint::reach;
+use ripen_pg::tuple::Tuple;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
+
+/// Bounds of waiting, from the configuration.
+#[derive(Clone, Copy, Debug)]
+pub struct GridOptions {
+    /// Most bytes of pending rows before writers wait.
+    pub pending_bytes_max: u64,
+    /// How long a writer waits for room before it is refused.
+    pub pending_wait: Duration,
+    /// How long a passed-through statement waits for the flush of what it could see.
+    pub barrier_timeout: Duration,
+}
+
+/// Why the grid did not do what it was asked for. In no case has anything been acknowledged or changed, except where said.
+#[derive(Debug, thiserror::Error)]
+pub enum GridError {
+    /// The rows belong to the database now: pass the statement through.
+    #[error("the rows are owned by the database")]
+    Owned,
+    /// The rows cannot be loaded here: pass the statement through.
+    #[error("the rows cannot be loaded")]
+    NotLoadable(#[from] LoadError),
+    /// Too much is pending and it did not shrink in time.
+    #[error("too many pending changes")]
+    Full,
+    /// The flush before a statement did not end in time.
+    #[error("the flush before the statement did not end in time")]
+    BarrierTimeout,
+    /// The log is broken or stopped. The write may still be found after a restart.
+    #[error("the log cannot take the write")]
+    Log(#[from] LogError),
+}
+
+/// Who waited for what, for status and metrics.
+#[derive(Debug, Default)]
+pub struct WaitStats {
+    /// Statements that waited for a flush.
+    pub barriers: AtomicU64,
+    /// How long they did, in microseconds.
+    pub barrier_us: AtomicU64,
+    /// Writes that waited for room.
+    pub full: AtomicU64,
+    /// Of these, those that were refused in the end.
+    pub refused: AtomicU64,
+}
+
+/// The parts of a node that share rows. Clones of the `Arc` go to sessions, the hot cache and the admin pages.
+pub struct Grid {
+    /// Rows of this node.
+    pub rows: Arc<Rows>,
+    /// What belongs to the database.
+    pub fences: Arc<Fences>,
+    /// Which tables are served.
+    pub feed: Arc<Feed>,
+    /// What is pending, and since when.
+    pub schedule: Arc<Schedule>,
+    /// Marks in Postgres's WAL that end fences.
+    pub marks: Arc<Marks>,
+    /// Who waited for what.
+    pub wait_stats: WaitStats,
+    /// What the flusher has done.
+    pub flush_stats: Arc<crate::flusher::FlushStats>,
+    pub(crate) leader: Arc<Mutex<Leader>>,
+    pub(crate) applied: watch::Receiver<Proposal>,
+    pub(crate) settled: watch::Receiver<bool>,
+    pub(crate) log: Log,
+    pub(crate) loader: Loader,
+    pub(crate) flushes: mpsc::UnboundedSender<FlushRequest>,
+    pub(crate) options: GridOptions,
+}
+
+/// What a decision about rows came to, inside the leader's lock.
+enum Step<T> {
+    Decided(T, Proposal, Option<crate::log::Ticket>),
+    Load(Vec<RowId>),
+}
+
+impl Grid {
+    /// Decides a write and makes it durable. `decide` gets the newest images (also those not yet durable), in the order of `rows`, and answers what to queue; it may be called again
+    /// when rows had to be loaded, and must not have side effects before its last call. When this returns, the outcome is durable and applied.
+    ///
+    /// Cancel safe in this sense: a write whose future is dropped is either made whole or not at all.
+    pub async fn write<T, E>(
+        &self,
+        rows: &[RowId],
+        mut decide: impl FnMut(&[Option<Tuple>]) -> Result<(Option<CommitGroup>, T), E>,
+    ) -> Result<Result<T, E>, GridError> {
+        self.wait_for_room().await?;
+        for _ in 0..limits::LOAD_ATTEMPTS_MAX {
+            match self.step(rows, &mut decide)? {
+                Ok(Step::Load(unknown)) => self.loader.load(&unknown).await?,
+                Ok(Step::Decided(answer, behind, None)) => {
+                    self.wait_applied(behind).await;
+                    return Ok(Ok(answer));
+                }
+                Ok(Step::Decided(answer, _, Some(ticket))) => {
+                    ticket.await?;
+                    reach("write-applied");
+                    return Ok(Ok(answer));
+                }
+                Err(refused) => return Ok(Err(refused)),
+            }
+        }
+        Err(GridError::NotLoadable(LoadError::Contended))
+    }
+
+    fn step<T, E>(
+        &self,
+        rows: &[RowId],
+        decide: &mut impl FnMut(&[Option<Tuple>]) -> Result<(Option<CommitGroup>, T), E>,
+    ) -> Result<Result<Step<T>, E>, GridError> {
+        let mut leader = self.leader.lock();
+        if rows.iter().any(|row| self.fences.has(row)) {
+            return Err(GridError::Owned);
+        }
+        let mut overlaid = false;
+        let mut images = Vec::with_capacity(rows.len());
+        let mut unknown = Vec::new();
+        for row in rows {
+            if let Some(image) = leader.image(row) {
+                overlaid = true;
+                images.push(image);
+                continue;
+            }
+            match self.image(row) {
+                Some(image) => images.push(image),
+                None => unknown.push(row.clone()),
+            }
+        }
+        if !unknown.is_empty() {
+            return Ok(Ok(Step::Load(unknown)));
+        }
+        let (group, answer) = match decide(&images) {
+            Ok(decided) => decided,
+            Err(refused) => return Ok(Err(refused)),
+        };
+        Ok(Ok(match group {
+            // An answer that rests on proposals which are not durable yet must wait for them.
+            None => Step::Decided(
+                answer,
+                if overlaid { leader.last() } else { Proposal(0) },
+                None,
+            ),
+            Some(group) => {
+                reach("write-decided");
+                let proposal = leader.propose(&group);
+                let ticket = self.log.propose(self.guarded(group, rows, &images));
+                Step::Decided(answer, proposal, Some(ticket))
+            }
+        }))
+    }
+
+    /// Where changes of others win, the log remembers what each row was.
+    fn guarded(&self, group: CommitGroup, rows: &[RowId], images: &[Option<Tuple>]) -> Command {
+        let guards = |row: &RowId| self.feed.guards(row.table);
+        if !group.rows.iter().any(|change| guards(&change.row)) {
+            return Command::Group(group);
+        }
+        let before = |row: &RowId| match rows.iter().position(|known| known == row) {
+            Some(at) if guards(row) => images[at].clone().map_or(Before::Absent, Before::Row),
+            _ => Before::Any,
+        };
+        let before = group.rows.iter().map(|change| before(&change.row));
+        let before = before.collect();
+        Command::Guarded(group, before)
+    }
+
+    /// Flushes what is pending in the scope now, without waiting for it.
+    pub fn flush_soon(&self, scope: Scope) {
+        let (done, _) = oneshot::channel();
+        let cutoff_ms = self.schedule.clock_ms();
+        // A flusher that has ended ends the process.
+        let _ = self.flushes.send(FlushRequest {
+            scope,
+            cutoff_ms,
+            done,
+        });
+    }
+
+    fn image(&self, row: &RowId) -> Option<Option<Tuple>> {
+        self.rows.read_one(
+            row,
+            || false,
+            |found| match found {
+                Found::Row(tuple) => Some(Some(tuple.clone())),
+                Found::Absent => Some(None),
+                Found::Unknown => None,
+            },
+        )?
+    }
+
+    /// Whether the flush that an earlier process left open is settled: before that, nothing can be loaded.
+    pub fn settled(&self) -> bool {
+        *self.settled.borrow()
+    }
+
+    /// Waits for [`Grid::settled`]. Cancel safe.
+    pub async fn until_settled(&self) {
+        // An error means that the flusher has ended, which ends the process.
+        let _ = self.settled.clone().wait_for(|settled| *settled).await;
+    }
+
+    /// Load queries sent to Postgres.
+    pub fn load_queries(&self) -> u64 {
+        self.loader.queries()
+    }
+
+    /// What the log has done.
+    pub fn log_stats(&self) -> crate::log::LogStats {
+        self.log.stats()
+    }
+
+    /// The stream cannot resume: nothing in memory is known to be fresh any more. Rows of exclusive tables stay.
+    pub fn stream_lost(&self) {
+        let served = self.feed.served();
+        self.rows
+            .stream_lost(|row| !served.exclusive.contains(&row.table));
+        self.schedule.forget_unconfirmed();
+        self.marks.reset();
+    }
+
+    /// Loads the rows in Postgres below pending changes, so that outside changes since then are seen. Answers how many were asked for.
+    pub async fn load_bases(&self) -> Result<usize, GridError> {
+        let rows = self.rows.without_base(limits::LOAD_KEYS_MAX);
+        self.loader.load(&rows).await?;
+        Ok(rows.len())
+    }
+
+    /// Loads rows that memory does not know, once for all who wait. Afterwards they are known, unless something passed by: ask again.
+    pub async fn load(&self, rows: &[RowId]) -> Result<(), GridError> {
+        Ok(self.loader.load(rows).await?)
+    }
+
+    /// Waits until everything acknowledged or proposed before in the scope is in Postgres. Cancel safe.
+    pub async fn barrier(&self, scope: &Scope) -> Result<(), GridError> {
+        if scope.is_nothing() {
+            return Ok(());
+        }
+        let last = self.leader.lock().last();
+        self.wait_applied(last).await;
+        if !self.schedule.has_pending(scope) {
+            return Ok(());
+        }
+        self.flush(scope).await
+    }
+
+    /// Gives the scope to the database: from now on reads and writes of it pass through; returns when everything before is in Postgres.
+    /// On an error nothing is held. Dropping the hold without [`Grid::release`] counts as a release after a commit.
+    pub async fn hold(self: &Arc<Self>, scope: Scope) -> Result<Hold, GridError> {
+        let last = {
+            let leader = self.leader.lock();
+            self.fences.raise(&scope);
+            leader.last()
+        };
+        let mut hold = Hold {
+            grid: self.clone(),
+            scope: Some(scope),
+            touched: false,
+        };
+        self.rows.pass_through_shards();
+        self.wait_applied(last).await;
+        let scope = hold.scope.as_ref().expect("a new hold has its scope");
+        if self.schedule.has_pending(scope) {
+            self.flush(scope).await?;
+        }
+        hold.touched = true;
+        Ok(hold)
+    }
+
+    async fn flush(&self, scope: &Scope) -> Result<(), GridError> {
+        let (done, wait) = oneshot::channel();
+        let request = FlushRequest {
+            scope: scope.clone(),
+            cutoff_ms: self.schedule.clock_ms(),
+            done,
+        };
+        if self.flushes.send(request).is_err() {
+            return Err(GridError::Log(LogError::Stopped));
+        }
+        let begun = Instant::now();
+        let waited = tokio::time::timeout(self.options.barrier_timeout, wait).await;
+        let took = begun.elapsed().as_micros() as u64;
+        self.wait_stats.barriers.fetch_add(1, Ordering::Relaxed);
+        self.wait_stats
+            .barrier_us
+            .fetch_add(took, Ordering::Relaxed);
+        match waited {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(GridError::Log(LogError::Stopped)),
+            Err(_) => Err(GridError::BarrierTimeout),
+        }
+    }
+
+    async fn wait_applied(&self, proposal: Proposal) {
+        let mut applied = self.applied.clone();
+        // An error means that the log ended; whoever waits finds that out at its next proposal.
+        let _ = applied.wait_for(|applied| *applied >= proposal).await;
+    }
+
+    async fn wait_for_room(&self) -> Result<(), GridError> {
+        if self.schedule.pending_bytes() < self.options.pending_bytes_max {
+            return Ok(());
+        }
+        self.wait_stats.full.fetch_add(1, Ordering::Relaxed);
+        let deadline = Instant::now() + self.options.pending_wait;
+        while Instant::now() < deadline {
+            tokio::time::sleep(limits::ROOM_POLL).await;
+            if self.schedule.pending_bytes() < self.options.pending_bytes_max {
+                return Ok(());
+            }
+        }
+        self.wait_stats.refused.fetch_add(1, Ordering::Relaxed);
+        Err(GridError::Full)
+    }
+
+    /// Ends a hold. Returns when no cached read can miss what was committed under it: call it before the client sees the acknowledgement.
+    pub fn release(&self, mut hold: Hold, changed: bool) {
+        if let Some(scope) = hold.scope.take() {
+            self.end_hold(scope, changed);
+        }
+    }
+
+    fn end_hold(&self, scope: Scope, changed: bool) {
+        match &scope {
+            _ if !changed => self.fences.lower(&scope),
+            Scope::Nothing => self.fences.lower(&scope),
+            Scope::Rows(rows) => {
+                self.rows.drop_rows(rows);
+                self.fences.lower(&scope);
+            }
+            Scope::Tables(_) | Scope::Everything => self.end_wide_hold(scope),
+        }
+    }
+
+    /// Tables that the stream follows stay fenced until it has passed the commit; the others lose their clean rows.
+    fn end_wide_hold(&self, scope: Scope) {
+        let served = self.feed.served();
+        match &scope {
+            Scope::Tables(tables) => {
+                let unfollowed = tables
+                    .iter()
+                    .filter(|table| !served.followed.contains(table));
+                unfollowed.for_each(|table| self.rows.drop_table(*table));
+            }
+            _ => served
+                .exclusive
+                .iter()
+                .for_each(|table| self.rows.drop_table(*table)),
+        }
+        let fences = self.fences.clone();
+        self.marks
+            .after_next(Box::new(move || fences.lower(&scope)));
+    }
+}
+
+/// A scope that belongs to the database until it is released.
+pub struct Hold {
+    grid: Arc<Grid>,
+    scope: Option<Scope>,
+    touched: bool,
+}
+
+impl Hold {
+    /// Whether everything in `other` is held.
+    pub fn covers(&self, other: &Scope) -> bool {
+        self.scope.as_ref().is_some_and(|scope| scope.covers(other))
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        if let Some(scope) = self.scope.take() {
+            let grid = self.grid.clone();
+            grid.end_hold(scope, self.touched);
+        }
+    }
+}

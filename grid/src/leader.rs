@@ -1,0 +1,120 @@
+//! What the leader has proposed and the log has not yet applied. Decides nothing about rows that are applied; `rows` holds those.
+//!
+//! Invariant: for each row, the overlay holds the image after the *last* proposal that touches it, so that the next decision builds on it
+//! and writes to one row pipeline without waiting for the disk.
+
+use crate::change::{CommitGroup, RowId};
+use ripen_pg::tuple::Tuple;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
+/// Counts proposals in the order they were made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Proposal(pub u64);
+
+/// The overlay and the two counters that say how far the log has come.
+#[derive(Debug, Default)]
+pub struct Leader {
+    overlay: HashMap<RowId, Overlaid, foldhash::quality::RandomState>,
+    proposed: Proposal,
+    applied: Proposal,
+}
+
+#[derive(Debug)]
+struct Overlaid {
+    image: Option<Tuple>,
+    proposals: u32,
+}
+
+impl Leader {
+    /// The image that the next decision about the row must build on, if it is not the applied one. `Some(None)`: deleted.
+    pub fn image(&self, row: &RowId) -> Option<Option<Tuple>> {
+        self.overlay.get(row).map(|overlaid| overlaid.image.clone())
+    }
+
+    /// Notes a proposal. Call it in the order in which proposals enter the log's queue.
+    pub fn propose(&mut self, group: &CommitGroup) -> Proposal {
+        for change in &group.rows {
+            let image = change.change.image().cloned();
+            match self.overlay.entry(change.row.clone()) {
+                Entry::Occupied(mut entry) => {
+                    entry.get_mut().image = image;
+                    entry.get_mut().proposals += 1;
+                }
+                Entry::Vacant(entry) => {
+                    entry.insert(Overlaid {
+                        image,
+                        proposals: 1,
+                    });
+                }
+            }
+        }
+        self.proposed.0 += 1;
+        self.proposed
+    }
+
+    /// Notes that the oldest proposal not yet applied now is.
+    pub fn apply(&mut self, group: &CommitGroup) {
+        for change in &group.rows {
+            if let Entry::Occupied(mut entry) = self.overlay.entry(change.row.clone()) {
+                entry.get_mut().proposals -= 1;
+                if entry.get().proposals == 0 {
+                    entry.remove();
+                }
+            }
+        }
+        self.applied.0 += 1;
+        assert!(
+            self.applied <= self.proposed,
+            "the log applied what nobody proposed"
+        );
+    }
+
+    /// The last proposal made: wait for it, and all before it are applied too.
+    pub fn last(&self) -> Proposal {
+        self.proposed
+    }
+
+    /// The last proposal applied.
+    pub fn applied(&self) -> Proposal {
+        self.applied
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::change::{Change, RowChange};
+    use ripen_pg::ids::TableOid;
+    use ripen_pg::key::Key;
+    use ripen_pg::tuple::Datum;
+
+    fn row() -> RowId {
+        RowId {
+            table: TableOid(1),
+            key: Key::from_bytes(b"k"),
+        }
+    }
+
+    fn group(change: Change) -> CommitGroup {
+        CommitGroup {
+            rows: vec![RowChange { row: row(), change }],
+        }
+    }
+
+    #[test]
+    fn the_overlay_shows_the_last_proposal_until_all_are_applied() {
+        let image: Tuple = [Datum::Value(b"1")].into_iter().collect();
+        let mut leader = Leader::default();
+        let (insert, delete) = (group(Change::Insert { image }), group(Change::Delete));
+        leader.propose(&insert);
+        let last = leader.propose(&delete);
+        assert_eq!(leader.image(&row()), Some(None));
+        leader.apply(&insert);
+        assert_eq!(leader.image(&row()), Some(None));
+        assert!(leader.applied() < last);
+        leader.apply(&delete);
+        assert_eq!(leader.image(&row()), None);
+        assert_eq!(leader.applied(), last);
+    }
+}

@@ -1,0 +1,19 @@
+//! The in-memory grid: rows, locks, the log and its state machine, ripening. Talks to Postgres only through the cache store.
+
+pub use ripen_cachestore::change;
+
+pub mod feed;
+pub mod fences;
+pub mod flusher;
+pub mod grid;
+pub mod leader;
+pub mod limits;
+pub mod loader;
+pub mod log;
+pub mod machine;
+pub mod marks;
+pub mod node;
+pub mod ripening;
+pub mod rows;
+pub mod schedule;
+pub mod scope;

@@ -1,0 +1,75 @@
+//! Every bound of this crate: the number, why that number, and what happens when it is reached.
+
+use std::time::Duration;
+
+/// Shards of the row map. Enough that two cores rarely meet, few enough that passing through all locks is cheap.
+pub const SHARDS: usize = 64;
+
+/// Bytes that a row takes beside its tuple: identity, slot, place in the map and its index (measured by `benches`).
+pub const SLOT_OVERHEAD_BYTES: usize = 120;
+
+/// Bytes that a row takes more while a load is under way or changes lie on it.
+pub const BUSY_OVERHEAD_BYTES: usize = 160;
+
+/// Bytes that a layer takes beside its image.
+pub const LAYER_OVERHEAD_BYTES: usize = 176;
+
+/// Bytes of a load's snapshot beside the running transactions, counted for each of its rows (most loads have one).
+pub const SNAPSHOT_BYTES: usize = 80;
+
+/// Bytes of a remembered WAL change beside its row.
+pub const EVENT_OVERHEAD_BYTES: usize = 128;
+
+/// WAL changes remembered until a load has seen their transaction. Reached: the oldest are forgotten, and loads that have not seen theirs are not kept.
+pub const PASSED_EVENTS_MAX: usize = 16_384;
+
+/// Bytes of them. Reached: as above.
+pub const PASSED_BYTES_MAX: usize = 16 << 20;
+
+/// Transactions whose changes were forgotten that way. Reached: loads are kept only when nothing as old was running when they began.
+pub const PASSED_TRANSACTIONS_MAX: usize = 1024;
+
+/// Rows looked at per change to find one to give up. Reached: the shard stays above its share until the next change.
+pub const EVICTION_STEPS_MAX: usize = 64;
+
+/// WAL changes remembered for a row while it is being loaded. Reached: the load is not kept, and those who wait load again.
+pub const LOAD_EVENTS_MAX: usize = 64;
+
+/// Times a statement tries to find its rows loaded. Reached: it passes through to Postgres.
+pub const LOAD_ATTEMPTS_MAX: usize = 8;
+
+/// Load requests waiting for a connection. Reached: further readers wait to hand theirs in.
+pub const LOAD_QUEUE_MAX: usize = 4096;
+
+/// Loads under way at once: what a small pool of connections carries. Reached: misses gather into larger queries.
+pub const LOADS_AT_ONCE_MAX: usize = 4;
+
+/// Keys in one load. Reached: the rest goes into the next query.
+pub const LOAD_KEYS_MAX: usize = 1000;
+
+/// Samples of Postgres's WAL position that the stream has not passed yet. Reached: newer ones are dropped, the oldest prove the lag.
+pub const LSN_SAMPLES_MAX: usize = 1024;
+
+/// How often a writer looks whether there is room again.
+pub const ROOM_POLL: Duration = Duration::from_millis(5);
+
+/// Rows of flushes that the stream has not confirmed yet. Reached: their rows are forgotten and read anew.
+pub const UNCONFIRMED_ROWS_MAX: usize = 1_000_000;
+
+/// First wait before a refused flush is tried again; doubles up to [`FLUSH_BACKOFF_MAX`], with chance added.
+pub const FLUSH_BACKOFF_MIN: Duration = Duration::from_millis(50);
+
+/// Longest wait before a refused flush is tried again: how late the queue may notice that Postgres is back.
+pub const FLUSH_BACKOFF_MAX: Duration = Duration::from_secs(2);
+
+/// Longest sleep of the flusher between looks at the schedule, in milliseconds: how late it notices a clock that was set.
+pub const FLUSHER_NAP_MS: u64 = 1000;
+
+/// Rows of one flush transaction where no table says less. Larger ones hold Postgres's row locks too long.
+pub const FLUSH_ROWS_MAX: usize = 10_000;
+
+/// Rows that one `FlushStart` names one by one. Reached: the rest goes with the next flush.
+pub const FLUSH_ROWS_NAMED_MAX: usize = 10_000;
+
+/// How often the flusher asks whether the catalog has been read. Reached only while Postgres comes up; each round is a pointer read.
+pub const CATALOG_POLL: Duration = Duration::from_millis(20);

@@ -1,0 +1,270 @@
+//! The write-ahead log: a Raft group (one voter for now) on an own segment log. Orders and keeps commands, and applies them to the state machine. Never looks into them.
+
+mod batcher;
+mod codec;
+mod command;
+pub mod disk;
+mod error;
+mod health;
+mod index;
+mod limits;
+mod network;
+mod open;
+mod raft;
+mod recovery;
+mod segments;
+mod snapshots;
+mod state;
+mod store;
+mod thread;
+mod wal;
+mod writer;
+
+#[cfg(test)]
+mod tests;
+
+pub use command::{Command, Entry, FlushEnd, FlushScope, FlushStart, LogIndex};
+pub use error::LogError;
+pub use thread::LogThread;
+
+use batcher::{Batcher, Proposal};
+use disk::{Disk, OsDisk};
+use health::{Health, add, get};
+use index::SharedIndex;
+use limits::SEGMENT_BYTES;
+use segments::Directory;
+use std::future::Future;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::task::{Context, Poll};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// What the log's entries act on. All replicas apply the same entries in the same order, so it must decide from them alone.
+pub trait Machine: Send + 'static {
+    /// Applies one entry. `index` grows from call to call, with gaps (Raft's own entries).
+    fn apply(&mut self, index: LogIndex, entry: Entry);
+    /// The state after the last applied entry, as bytes that [`Machine::restore`] reads. Must be quick: nothing is applied meanwhile.
+    fn snapshot(&self) -> Vec<u8>;
+    /// Replaces the state.
+    fn restore(&mut self, bytes: &[u8]) -> Result<(), String>;
+}
+
+/// When a command counts as durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// On disk and synced.
+    Fsync,
+    /// Handed to the operating system. A power loss may take the last commands, a crash of the process does not.
+    Memory,
+}
+
+/// How to open a log.
+#[derive(Clone)]
+pub struct LogOptions {
+    /// Its directory, created if missing. Nothing else may be in it.
+    pub dir: PathBuf,
+    /// When a command counts as durable.
+    pub durability: Durability,
+    /// Size of a segment file in bytes.
+    pub segment_bytes: u64,
+    /// A snapshot is taken after so many bytes of log, and what it covers is removed.
+    pub snapshot_after_bytes: u64,
+    /// The unix clock in milliseconds.
+    pub clock: Arc<dyn Fn() -> u64 + Send + Sync>,
+    /// The file system.
+    pub disk: Arc<dyn Disk>,
+}
+
+impl LogOptions {
+    /// The defaults, for a log in `dir`.
+    pub fn new(dir: impl Into<PathBuf>) -> LogOptions {
+        LogOptions {
+            dir: dir.into(),
+            durability: Durability::Fsync,
+            segment_bytes: 32 << 20,
+            snapshot_after_bytes: 256 << 20,
+            clock: Arc::new(unix_clock_ms),
+            disk: Arc::new(OsDisk),
+        }
+    }
+}
+
+fn unix_clock_ms() -> u64 {
+    std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |since| since.as_millis() as u64)
+}
+
+/// What the log has done since it was opened, and its size.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LogStats {
+    /// Bytes on disk: segments (preallocated ones too) and snapshots.
+    pub disk_bytes: u64,
+    /// Bytes of log since the last snapshot.
+    pub log_bytes: u64,
+    /// Last index applied.
+    pub applied: LogIndex,
+    /// Commands packed into entries.
+    pub commands: u64,
+    /// Raft entries written.
+    pub entries: u64,
+    /// Batches written, each with one sync (none with [`Durability::Memory`]).
+    pub batches: u64,
+    /// Times that a batch was forced to disk.
+    pub syncs: u64,
+    /// How long that took, in microseconds.
+    pub sync_us: u64,
+    /// Entries in the largest batch.
+    pub batch_entries_max: u64,
+    /// Commands in the largest entry.
+    pub entry_commands_max: u64,
+    /// Snapshots written.
+    pub snapshots: u64,
+    /// Proposals not yet packed into an entry.
+    pub queued: u64,
+}
+
+/// An open log. Clones share it; when the last is dropped, the log shuts down in the background.
+#[derive(Clone)]
+pub struct Log {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    proposals: mpsc::UnboundedSender<Proposal>,
+    health: Arc<Health>,
+    index: Arc<SharedIndex>,
+    term: u64,
+    segment_bytes: u64,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Log {
+    /// Opens or creates the log: restores the newest snapshot, applies the rest, and becomes leader. All that was ever acknowledged is applied when it
+    /// returns. Needs a tokio runtime that lives as long as the log. Cancelled, it may leave the directory locked until its thread notices.
+    pub async fn open(options: LogOptions, machine: impl Machine) -> Result<Log, LogError> {
+        let health = Arc::new(Health::new());
+        let segment_bytes = options
+            .segment_bytes
+            .clamp(*SEGMENT_BYTES.start(), *SEGMENT_BYTES.end());
+        let directory = Directory {
+            disk: options.disk,
+            path: options.dir,
+            segment_bytes,
+        };
+        let durable = options.durability == Durability::Fsync;
+        let machine = Box::new(machine);
+        let running = open::open(directory, durable, machine, health.clone()).await?;
+        let (proposals, receiver) = mpsc::unbounded_channel();
+        let batcher = Batcher {
+            raft: running.raft.clone(),
+            health: health.clone(),
+            clock: options.clock,
+            snapshot_after_bytes: options.snapshot_after_bytes,
+            proposals: receiver,
+            at_ms: get(&health.counters.applied_at_ms),
+        };
+        let inner = Inner {
+            proposals,
+            health,
+            index: running.index.clone(),
+            term: running.term,
+            segment_bytes,
+            stop: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        };
+        let stop = inner.stop.clone();
+        inner.tasks.spawn(async move {
+            batcher.run(stop).await;
+            running.stop().await;
+        });
+        inner.tasks.close();
+        Ok(Log {
+            inner: Arc::new(inner),
+        })
+    }
+
+    /// Proposes a command. Never blocks; the order of calls is the order in the log. The queue has no bound of its own:
+    /// the caller must limit the bytes of commands whose tickets have not resolved.
+    pub fn propose(&self, command: Command) -> Ticket {
+        let (waiter, result) = oneshot::channel();
+        add(&self.inner.health.counters.queued, 1);
+        let sent = self.inner.proposals.send(Proposal { command, waiter });
+        if let Err(mpsc::error::SendError(refused)) = sent {
+            self.inner.health.counters.queued.fetch_sub(1, Relaxed);
+            // The receiver lives on this stack.
+            let _ = refused.waiter.send(Err(self.inner.health.why_stopped()));
+        }
+        Ticket { result }
+    }
+
+    /// The term this node leads in; grows with every opening and every change of leader.
+    pub fn term(&self) -> u64 {
+        self.inner.term
+    }
+
+    /// Counters and sizes, for metrics.
+    pub fn stats(&self) -> LogStats {
+        let counters = &self.inner.health.counters;
+        let segments: u64 = {
+            let index = self.inner.index.lock();
+            index.segments.values().map(|segment| segment.bytes).sum()
+        };
+        let snapshot = get(&counters.snapshot_bytes);
+        let covered = get(&counters.covered_bytes);
+        LogStats {
+            disk_bytes: segments + self.inner.segment_bytes + snapshot,
+            log_bytes: get(&counters.written_bytes).saturating_sub(covered),
+            applied: LogIndex(get(&counters.applied)),
+            commands: get(&counters.commands),
+            entries: get(&counters.entries),
+            batches: get(&counters.batches),
+            syncs: get(&counters.syncs),
+            sync_us: get(&counters.sync_us),
+            batch_entries_max: get(&counters.batch_entries_max),
+            entry_commands_max: get(&counters.entry_commands_max),
+            snapshots: get(&counters.snapshots),
+            queued: get(&counters.queued),
+        }
+    }
+
+    /// The error that ended the log's work, if one did.
+    pub fn failure(&self) -> Option<LogError> {
+        self.inner.health.failure()
+    }
+
+    /// Waits until the log fails for good (a failed sync, a full disk). The process must stop acknowledging then. Cancel safe.
+    pub async fn failed(&self) -> LogError {
+        self.inner.health.failed().await
+    }
+
+    /// Ends the log after the proposals made so far are durable and applied. Later proposals get [`LogError::Stopped`]. The directory may be opened again
+    /// when it returns. Cancelled, it goes on in the background.
+    pub async fn shutdown(self) {
+        self.inner.stop.cancel();
+        self.inner.tasks.wait().await;
+    }
+}
+
+/// Resolves when a proposal is durable *and* applied, with the index of its entry. Dropping it does not withdraw the proposal.
+///
+/// [`LogError::NotLeader`] means that nothing was proposed; after any other error but [`LogError::TooLarge`] the proposal may still be found in the log after a restart.
+#[derive(Debug)]
+pub struct Ticket {
+    result: oneshot::Receiver<Result<LogIndex, LogError>>,
+}
+
+impl Future for Ticket {
+    type Output = Result<LogIndex, LogError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.result)
+            .poll(cx)
+            .map(|received| received.unwrap_or(Err(LogError::Stopped)))
+    }
+}

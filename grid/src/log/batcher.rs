@@ -1,0 +1,189 @@
+//! Packs proposals into Raft entries: the first one that waits takes along all that came meanwhile. Never reorders.
+
+use super::codec::{encode_command, encode_entry};
+use super::command::{Command, Entry, LogIndex};
+use super::error::LogError;
+use super::health::{Health, add, get, raise};
+use super::limits::{COMMAND_BYTES_MAX, ENTRIES_IN_FLIGHT, ENTRY_BYTES, ENTRY_COMMANDS};
+use super::raft::{Answer, Batch, Types};
+use super::state::State;
+use openraft::Raft;
+use openraft::errors::ClientWriteError;
+use openraft::raft::ClientWriteResult;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio_util::sync::CancellationToken;
+
+/// Where a ticket's result goes.
+pub(crate) type Waiter = oneshot::Sender<Result<LogIndex, LogError>>;
+
+/// A command on its way.
+pub(crate) struct Proposal {
+    pub command: Command,
+    pub waiter: Waiter,
+}
+
+/// The batcher's task.
+pub(crate) struct Batcher {
+    pub raft: Raft<Types, State>,
+    pub health: Arc<Health>,
+    pub clock: Arc<dyn Fn() -> u64 + Send + Sync>,
+    pub snapshot_after_bytes: u64,
+    pub proposals: UnboundedReceiver<Proposal>,
+    /// The clock of the last entry.
+    pub at_ms: u64,
+}
+
+/// An entry being packed.
+#[derive(Default)]
+struct Packed {
+    bytes: Vec<u8>,
+    commands: Vec<Command>,
+    waiters: Vec<Waiter>,
+}
+
+/// Those who wait for an entry. Dropped without an answer, they hear why.
+struct Waiting {
+    waiters: Vec<Waiter>,
+    health: Arc<Health>,
+    _in_flight: OwnedSemaphorePermit,
+}
+
+impl Batcher {
+    /// The task's loop. When it returns, all proposals have been answered and later ones are refused.
+    pub(crate) async fn run(mut self, stop: CancellationToken) {
+        let in_flight = Arc::new(Semaphore::new(ENTRIES_IN_FLIGHT));
+        let mut snapshot_at = 0;
+        loop {
+            let first = tokio::select! {
+                biased;
+                () = stop.cancelled() => {
+                    // What is in the channel was proposed before; `recv` gives it out, then ends.
+                    self.proposals.close();
+                    self.proposals.recv().await
+                }
+                first = self.proposals.recv() => first,
+            };
+            let Some(first) = first else { break };
+            let permit = in_flight.clone().acquire_owned().await;
+            let permit = permit.expect("the semaphore is never closed");
+            let packed = self.pack(first);
+            if !packed.commands.is_empty() && !self.submit(packed, permit).await {
+                break;
+            }
+            self.trigger_snapshot(&mut snapshot_at).await;
+        }
+        self.refuse_rest();
+        // Comes when every entry has been answered.
+        let _ = in_flight.acquire_many(ENTRIES_IN_FLIGHT as u32).await;
+    }
+
+    fn pack(&mut self, first: Proposal) -> Packed {
+        let mut packed = Packed::default();
+        let mut next = Some(first);
+        while let Some(proposal) = next {
+            self.health.counters.queued.fetch_sub(1, Relaxed);
+            packed.push(proposal);
+            let full = packed.bytes.len() >= ENTRY_BYTES || packed.commands.len() >= ENTRY_COMMANDS;
+            next = if full {
+                None
+            } else {
+                self.proposals.try_recv().ok()
+            };
+        }
+        packed
+    }
+
+    /// Hands an entry to Raft. False if Raft has ended.
+    async fn submit(&mut self, packed: Packed, permit: OwnedSemaphorePermit) -> bool {
+        self.at_ms = self.at_ms.max((self.clock)());
+        let count = packed.commands.len();
+        let bytes = encode_entry(self.at_ms, count, &packed.bytes);
+        let entry = Entry {
+            at_ms: self.at_ms,
+            commands: packed.commands,
+        };
+        add(&self.health.counters.commands, count as u64);
+        raise(&self.health.counters.entry_commands_max, count as u64);
+        let waiting = Waiting {
+            waiters: packed.waiters,
+            health: self.health.clone(),
+            _in_flight: permit,
+        };
+        let answer = Answer::new(move |result| waiting.answer(result));
+        let batch = Batch::proposed(bytes, entry);
+        match self.raft.client_write_ff(batch, Some(answer)).await {
+            Ok(()) => true,
+            Err(fatal) => {
+                self.health.fail(LogError::Consensus {
+                    detail: fatal.to_string(),
+                });
+                false
+            }
+        }
+    }
+
+    async fn trigger_snapshot(&self, snapshot_at: &mut u64) {
+        let counters = &self.health.counters;
+        let written = get(&counters.written_bytes);
+        let since = written - get(&counters.covered_bytes).max(*snapshot_at).min(written);
+        if since >= self.snapshot_after_bytes {
+            *snapshot_at = written;
+            // Fails only when Raft has ended, which the next proposal reports.
+            let _ = self.raft.trigger().snapshot().await;
+        }
+    }
+
+    fn refuse_rest(&mut self) {
+        self.proposals.close();
+        while let Ok(proposal) = self.proposals.try_recv() {
+            self.health.counters.queued.fetch_sub(1, Relaxed);
+            // Nobody may be waiting any more.
+            let _ = proposal.waiter.send(Err(self.health.why_stopped()));
+        }
+    }
+}
+
+impl Packed {
+    fn push(&mut self, proposal: Proposal) {
+        let before = self.bytes.len();
+        encode_command(&mut self.bytes, &proposal.command);
+        let bytes = self.bytes.len() - before;
+        if bytes > COMMAND_BYTES_MAX {
+            self.bytes.truncate(before);
+            let _ = proposal.waiter.send(Err(LogError::TooLarge { bytes }));
+            return;
+        }
+        self.commands.push(proposal.command);
+        self.waiters.push(proposal.waiter);
+    }
+}
+
+impl Waiting {
+    fn answer(mut self, result: ClientWriteResult<Types>) {
+        let result = match result {
+            Ok(response) => Ok(LogIndex(response.log_id.index)),
+            Err(ClientWriteError::LogEntryDiscarded(_)) => Err(LogError::Unknown),
+            Err(_) => Err(LogError::NotLeader),
+        };
+        self.tell(&result);
+    }
+
+    fn tell(&mut self, result: &Result<LogIndex, LogError>) {
+        for waiter in self.waiters.drain(..) {
+            // Nobody may be waiting any more.
+            let _ = waiter.send(result.clone());
+        }
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if !self.waiters.is_empty() {
+            let error = self.health.why_stopped();
+            self.tell(&Err(error));
+        }
+    }
+}

@@ -1,0 +1,26 @@
+//! The log's bounds: the number, why that number, what happens when it is reached. Holds nothing else.
+
+/// Bytes of commands packed into one Raft entry before the next begins. Large enough that consensus costs nothing per command, small enough to keep
+/// several entries in flight. A single larger command makes a larger entry.
+pub(crate) const ENTRY_BYTES: usize = 512 << 10;
+
+/// Commands packed into one Raft entry before the next begins: bounds the time one apply takes.
+pub(crate) const ENTRY_COMMANDS: usize = 4096;
+
+/// Entries handed to consensus and not yet applied. While one is under way the next one fills up; more in flight means smaller entries and more syncs, not more throughput.
+pub(crate) const ENTRIES_IN_FLIGHT: usize = 1;
+
+/// Bytes of one encoded command. A larger one is refused with an error: a record's length and a segment's offsets are 32 bits wide.
+pub(crate) const COMMAND_BYTES_MAX: usize = 1 << 30;
+
+/// Bytes of recent entries kept in memory, to apply and replicate them without reading files. Older ones are read back from the segments.
+pub(crate) const CACHE_BYTES: usize = 4 << 20;
+
+/// Smallest and largest segment size in bytes; settings outside are moved to the nearer one. Offsets are 32 bits wide.
+pub(crate) const SEGMENT_BYTES: std::ops::RangeInclusive<u64> = (16 << 10)..=(1 << 30);
+
+/// Bytes zeroed per write when a segment is prepared.
+pub(crate) const ZERO_BYTES: usize = 1 << 20;
+
+/// Bytes of the writer's buffer kept between batches. A larger batch borrows memory once.
+pub(crate) const BUFFER_BYTES_KEPT: usize = 4 << 20;

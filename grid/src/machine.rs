@@ -1,0 +1,218 @@
+//! The state machine: applies the log's commands to rows and schedule, the same on every replica. Never asks the clock, chance or Postgres.
+//!
+//! Replicated: the layers not yet in Postgres, their clocks and groups, the open flush, the last flush. Not replicated: clean rows, bases, fences.
+
+use crate::change::{Before, Change, CommitGroup, RowChange, RowId};
+use crate::leader::{Leader, Proposal};
+use crate::log::{Command, Entry, FlushEnd, FlushScope, FlushStart, LogIndex, Machine};
+use crate::rows::Rows;
+use crate::rows::layer::{Flight, Layer, Stage};
+use crate::schedule::{Inner, OpenFlush, Schedule};
+use crate::scope::Scope;
+use parking_lot::Mutex;
+use ripen_cachestore::failpoint::reach;
+use ripen_pg::ids::TableOid;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use tokio::sync::watch;
+
+mod stored;
+
+/// Says whether the stream will confirm flushes of a table.
+pub type Follows = Arc<dyn Fn(TableOid) -> bool + Send + Sync>;
+
+/// See the module.
+pub struct GridMachine {
+    /// Rows of the node.
+    pub rows: Arc<Rows>,
+    /// What is on its way to Postgres.
+    pub schedule: Arc<Schedule>,
+    /// The overlay, to be told what has been applied.
+    pub leader: Arc<Mutex<Leader>>,
+    /// Wakes those who wait for a proposal.
+    pub applied: watch::Sender<Proposal>,
+    /// False while the log is being replayed: what it holds then was not proposed by this process.
+    pub live: Arc<AtomicBool>,
+    /// See [`Follows`].
+    pub follows: Follows,
+}
+
+impl Machine for GridMachine {
+    fn apply(&mut self, _: LogIndex, entry: Entry) {
+        let live = self.live.load(Ordering::SeqCst);
+        self.schedule.set_clock(entry.at_ms);
+        for command in entry.commands {
+            match command {
+                Command::Group(group) => self.group(entry.at_ms, &group, Vec::new(), live),
+                Command::Guarded(group, before) => {
+                    self.group(entry.at_ms, &group, before, live);
+                }
+                Command::FlushStart(start) => self.flush_start(start, live),
+                Command::FlushEnd(end) => self.flush_end(end),
+            }
+        }
+        if live {
+            reach("entry-applied");
+        }
+        let applied = self.leader.lock().applied();
+        self.applied
+            .send_if_modified(|known| std::mem::replace(known, applied) != applied);
+    }
+
+    fn snapshot(&self) -> Vec<u8> {
+        stored::save(&self.rows, &self.schedule.inner.lock())
+    }
+
+    fn restore(&mut self, bytes: &[u8]) -> Result<(), String> {
+        let mut inner = self.schedule.inner.lock();
+        stored::load(bytes, &self.rows, &mut inner).map_err(|error| error.to_string())?;
+        self.schedule.set_clock(inner.ripening.newest_ms());
+        self.schedule.publish(&inner);
+        Ok(())
+    }
+}
+
+impl GridMachine {
+    /// `before`: what the rows were, in their order; shorter where that does not count.
+    fn group(&self, at_ms: u64, group: &CommitGroup, before: Vec<Before>, live: bool) {
+        let became = self.rows.apply_group(group);
+        let mut inner = self.schedule.inner.lock();
+        inner.written += group.rows.len() as u64;
+        inner.coalesced += (group.rows.len() - became.len()) as u64;
+        let before = before.into_iter().chain(std::iter::repeat(Before::Any));
+        let noted = group.rows.iter().zip(before).map(|(change, before)| {
+            let bytes = weight(&change.change) + before.weight() as u64;
+            (change.row.clone(), bytes, before)
+        });
+        inner.ripening.note(at_ms, noted);
+        self.schedule.publish(&inner);
+        drop(inner);
+        if live {
+            self.leader.lock().apply(group);
+        }
+    }
+
+    fn flush_start(&self, start: FlushStart, live: bool) {
+        let mut inner = self.schedule.inner.lock();
+        if inner.open.is_some() || start.seq.0 != inner.last_seq.0 + 1 {
+            tracing::error!(
+                seq = start.seq.0,
+                last = inner.last_seq.0,
+                "a flush was started out of order and is ignored"
+            );
+            return;
+        }
+        let scope = scope(start.scope);
+        let taken = inner
+            .ripening
+            .take(&scope, start.cutoff_ms, start.rows_max as usize);
+        let all: Vec<RowId> = taken
+            .iter()
+            .flatten()
+            .map(|taken| taken.row.clone())
+            .collect();
+        let mut changes: HashMap<RowId, Change> = self
+            .rows
+            .begin_flush(start.seq, &all, live)
+            .into_iter()
+            .collect();
+        let mut groups = Vec::with_capacity(taken.len());
+        for group in &taken {
+            // A row whose changes cancelled out has a turn but nothing to write.
+            let rows = group.iter().filter_map(|taken| {
+                Some(RowChange {
+                    row: taken.row.clone(),
+                    change: changes.remove(&taken.row)?,
+                })
+            });
+            groups.push(CommitGroup {
+                rows: rows.collect(),
+            });
+        }
+        groups.retain(|group: &CommitGroup| !group.rows.is_empty());
+        if !groups.is_empty() {
+            let bytes = taken.iter().flatten().map(|taken| taken.bytes).sum();
+            inner.open = Some(Arc::new(OpenFlush {
+                seq: start.seq,
+                groups,
+                taken,
+                bytes,
+            }));
+        }
+        self.schedule.publish(&inner);
+    }
+
+    fn flush_end(&self, end: FlushEnd) {
+        let mut inner = self.schedule.inner.lock();
+        if inner.open.is_none() && end.applied {
+            // Count on from what Postgres has (see the flusher's `settle`).
+            inner.last_seq = end.seq;
+            return;
+        }
+        let Some(open) = inner.open.take_if(|open| open.seq == end.seq) else {
+            tracing::error!(
+                seq = end.seq.0,
+                "the end of a flush that is not open is ignored"
+            );
+            return;
+        };
+        if end.applied {
+            self.flush_applied(&mut inner, &open, &end.dead);
+        } else {
+            self.flush_failed(&mut inner, &open);
+        }
+        self.schedule.publish(&inner);
+    }
+
+    fn flush_applied(&self, inner: &mut Inner, open: &OpenFlush, dead: &[RowId]) {
+        inner.last_seq = open.seq;
+        self.rows.dead(open.seq, dead);
+        let dead: HashSet<&RowId> = dead.iter().collect();
+        let mut rows = open.rows();
+        rows.retain(|row| !dead.contains(row));
+        let waiting = self
+            .rows
+            .flushed(open.seq, &rows, |table| (self.follows)(table));
+        let forget = Schedule::await_confirmation(inner, open.seq, waiting);
+        self.rows.drop_rows(&forget);
+    }
+
+    fn flush_failed(&self, inner: &mut Inner, open: &OpenFlush) {
+        let pending: HashSet<RowId> = self
+            .rows
+            .unflushed(open.seq, &open.rows())
+            .into_iter()
+            .collect();
+        for group in &open.taken {
+            let left: Vec<_> = group
+                .iter()
+                .filter(|taken| pending.contains(&taken.row))
+                .cloned()
+                .collect();
+            inner.ripening.put_back(&left);
+        }
+    }
+}
+
+fn scope(scope: FlushScope) -> Scope {
+    match scope {
+        FlushScope::All => Scope::Everything,
+        FlushScope::Tables(tables) => Scope::Tables(tables.into_iter().collect()),
+        FlushScope::Rows(rows) => Scope::rows(rows),
+    }
+}
+
+/// Bytes that a pending change keeps in memory and log.
+fn weight(change: &Change) -> u64 {
+    (change.image().map_or(0, |image| image.weight())
+        + crate::limits::SLOT_OVERHEAD_BYTES
+        + crate::limits::LAYER_OVERHEAD_BYTES) as u64
+}
+
+/// Rebuilds a layer stack entry by entry; used by `stored` only.
+pub(crate) fn layer(change: Change, flushing: Option<crate::change::FlushSeq>) -> Layer {
+    let flight = flushing.map(|seq| Flight::new(seq, false));
+    let stage = flight.map_or(Stage::Pending, Stage::Flushing);
+    Layer { change, stage }
+}

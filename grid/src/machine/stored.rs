@@ -1,0 +1,111 @@
+//! The state machine's snapshot as bytes: an own versioned layout made of the log's parts. Never holds what Postgres can give again (clean rows, bases).
+//!
+//! Version 2 says of each clock what its row was before; version 1 did not.
+//!
+//! `u8` version, `u64` last flush, open flush (`u8` 0 or 1, then its groups with clocks), rows with layers, pending rows with clocks, shared groups.
+
+use super::layer;
+use crate::change::{Before, CommitGroup, FlushSeq};
+use crate::ripening::Taken;
+use crate::rows::Rows;
+use crate::rows::layer::Stage;
+use crate::schedule::{Inner, OpenFlush};
+use ripen_cachestore::change::codec::{self, Malformed, Reader};
+use std::sync::Arc;
+
+const VERSION: u8 = 2;
+
+pub fn save(rows: &Rows, inner: &Inner) -> Vec<u8> {
+    let mut out = vec![VERSION];
+    codec::put_u64(&mut out, inner.last_seq.0);
+    out.push(u8::from(inner.open.is_some()));
+    if let Some(open) = &inner.open {
+        codec::put_u64(&mut out, open.seq.0);
+        codec::put_many(&mut out, &open.groups, codec::encode_group);
+        codec::put_many(&mut out, &open.taken, |out, group| {
+            codec::put_many(out, group, put_taken)
+        });
+    }
+    save_layers(&mut out, rows);
+    codec::put_many(&mut out, &inner.ripening.in_order(), put_taken);
+    codec::put_many(&mut out, &inner.ripening.tied(), |out, rows| {
+        codec::put_many(out, rows, codec::encode_row_id)
+    });
+    out
+}
+
+fn save_layers(out: &mut Vec<u8>, rows: &Rows) {
+    let mut layers = Vec::new();
+    rows.for_each_layered(|row, slot| {
+        let kept = slot
+            .layers()
+            .iter()
+            .filter(|layer| !matches!(layer.stage, Stage::Flushed(_)));
+        layers.extend(kept.map(|layer| (row.clone(), layer.stage.flush(), layer.change.clone())));
+    });
+    // Stable: the layers of a row keep their order.
+    layers.sort_by(|(left, ..), (right, ..)| left.cmp(right));
+    codec::put_many(out, &layers, |out, (row, flushing, change)| {
+        codec::encode_row_id(out, row);
+        codec::put_u64(out, flushing.map_or(0, |seq| seq.0));
+        codec::encode_change(out, change);
+    });
+}
+
+fn put_taken(out: &mut Vec<u8>, taken: &Taken) {
+    codec::encode_row_id(out, &taken.row);
+    codec::put_u64(out, taken.first_ms);
+    codec::put_u64(out, taken.bytes);
+    codec::encode_before(out, &taken.before);
+}
+
+fn read_taken(version: u8, reader: &mut Reader<'_>) -> Result<Taken, Malformed> {
+    Ok(Taken {
+        row: codec::decode_row_id(reader)?,
+        first_ms: reader.u64()?,
+        bytes: reader.u64()?,
+        before: match version {
+            1 => Before::Any,
+            _ => codec::decode_before(reader)?,
+        },
+    })
+}
+
+/// Replaces rows and schedule.
+pub fn load(bytes: &[u8], rows: &Rows, inner: &mut Inner) -> Result<(), Malformed> {
+    rows.clear();
+    *inner = Inner::default();
+    let mut reader = Reader::new(bytes);
+    let version = reader.u8()?;
+    if !(1..=VERSION).contains(&version) {
+        return Err(Malformed("unknown version of the grid's snapshot"));
+    }
+    let taken = |reader: &mut Reader<'_>| read_taken(version, reader);
+    inner.last_seq = FlushSeq(reader.u64()?);
+    if reader.bool()? {
+        let seq = FlushSeq(reader.u64()?);
+        let groups: Vec<CommitGroup> = reader.many(codec::decode_group)?;
+        let taken: Vec<Vec<Taken>> = reader.many(|reader| reader.many(taken))?;
+        let bytes = taken.iter().flatten().map(|taken| taken.bytes).sum();
+        inner.open = Some(Arc::new(OpenFlush {
+            seq,
+            groups,
+            taken,
+            bytes,
+        }));
+    }
+    reader.many(|reader| {
+        let row = codec::decode_row_id(reader)?;
+        let flushing = Some(FlushSeq(reader.u64()?)).filter(|seq| seq.0 != 0);
+        let change = codec::decode_change(reader)?;
+        rows.restore(&row, layer(change, flushing));
+        Ok(())
+    })?;
+    for taken in reader.many(taken)? {
+        inner.ripening.put_back(&[taken]);
+    }
+    for tied in reader.many(|reader| reader.many(codec::decode_row_id))? {
+        inner.ripening.tie(tied);
+    }
+    reader.end()
+}

@@ -1,0 +1,143 @@
+//! Puts a node's grid together from its log directory, and takes it apart again in order. The one place where the grid's tasks start.
+
+use crate::feed::Feed;
+use crate::fences::Fences;
+use crate::flusher::{FlushStats, Flusher, FlusherError, PaceSource};
+use crate::grid::{Grid, GridOptions};
+use crate::leader::{Leader, Proposal};
+use crate::loader::{CatalogSource, Loader};
+use crate::log::{Log, LogError, LogOptions, LogThread};
+use crate::machine::GridMachine;
+use crate::marks::Marks;
+use crate::rows::Rows;
+use crate::schedule::Schedule;
+use parking_lot::Mutex;
+use ripen_cachestore::Store;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// What a node is made of beside its log.
+pub struct NodeParts {
+    /// The system of record.
+    pub store: Store,
+    /// The newest catalog.
+    pub catalog: CatalogSource,
+    /// How tables ripen.
+    pub pace: PaceSource,
+    /// Bounds of waiting.
+    pub options: GridOptions,
+    /// Most bytes of rows.
+    pub memory_max_bytes: u64,
+    /// The log's number in `ripen.progress`.
+    pub log_number: i32,
+    /// The unix clock in milliseconds.
+    pub clock: fn() -> u64,
+    /// Chance for backoffs, in 0..1.
+    pub chance: fn() -> f64,
+}
+
+/// A running grid with the tasks that carry it.
+pub struct Node {
+    /// What sessions use.
+    pub grid: Arc<Grid>,
+    /// Ends by itself only when the node must not go on.
+    pub flusher: JoinHandle<Result<(), FlusherError>>,
+    loader: JoinHandle<()>,
+    log: Log,
+    log_thread: LogThread,
+    stop: CancellationToken,
+}
+
+impl Node {
+    /// Opens the log, applies all that was ever acknowledged, and starts the node's tasks. Postgres need not be there.
+    pub async fn open(log: LogOptions, parts: NodeParts) -> Result<Node, LogError> {
+        let (rows, feed, schedule) = (
+            Arc::new(Rows::new(parts.memory_max_bytes)),
+            Arc::new(Feed::default()),
+            Arc::new(Schedule::default()),
+        );
+        let leader = Arc::new(Mutex::new(Leader::default()));
+        let (applied, watch_applied) = watch::channel(Proposal::default());
+        let live = Arc::new(AtomicBool::new(false));
+        let follows = feed.clone();
+        let machine = GridMachine {
+            rows: rows.clone(),
+            schedule: schedule.clone(),
+            leader: leader.clone(),
+            applied,
+            live: live.clone(),
+            follows: Arc::new(move |table| follows.follows(table)),
+        };
+        let log_thread = LogThread::start()
+            .map_err(|error| LogError::io("start a thread for", &log.dir, error))?;
+        let log = log_thread.open(log, machine).await?;
+        live.store(true, Ordering::SeqCst);
+        let stop = CancellationToken::new();
+        let (settled, watch_settled) = watch::channel(false);
+        let (loader, run_loader) = Loader::new(
+            rows.clone(),
+            parts.store.clone(),
+            parts.catalog.clone(),
+            watch_settled.clone(),
+            stop.clone(),
+        );
+        let (flushes, requests) = mpsc::unbounded_channel();
+        let flush_stats = Arc::new(FlushStats::default());
+        let flusher = Flusher {
+            log: log.clone(),
+            log_number: parts.log_number,
+            store: parts.store,
+            catalog: parts.catalog,
+            rows: rows.clone(),
+            schedule: schedule.clone(),
+            pace: parts.pace,
+            requests,
+            settled,
+            clock: parts.clock,
+            chance: parts.chance,
+            stats: flush_stats.clone(),
+        };
+        let grid = Grid {
+            rows,
+            fences: Arc::new(Fences::default()),
+            feed,
+            schedule,
+            marks: Arc::new(Marks::default()),
+            wait_stats: Default::default(),
+            flush_stats,
+            leader,
+            applied: watch_applied,
+            settled: watch_settled,
+            log: log.clone(),
+            loader,
+            flushes,
+            options: parts.options,
+        };
+        Ok(Node {
+            grid: Arc::new(grid),
+            flusher: tokio::spawn(flusher.run(stop.clone())),
+            loader: tokio::spawn(run_loader),
+            log,
+            log_thread,
+            stop,
+        })
+    }
+
+    /// The log, to be watched for its failure: the process must stop acknowledging then.
+    pub fn log(&self) -> Log {
+        self.log.clone()
+    }
+
+    /// Stops the tasks, then the log. What is pending stays on disk. Not cancel safe.
+    pub async fn close(self) {
+        self.stop.cancel();
+        // A task that panicked has said so.
+        let _ = self.flusher.await;
+        let _ = self.loader.await;
+        self.log.shutdown().await;
+        self.log_thread.stop().await;
+    }
+}

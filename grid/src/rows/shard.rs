@@ -1,0 +1,321 @@
+//! One shard: a lock, a map, a memory bound kept by CLOCK. Pinned rows (pending, loading) are never given up, even above the bound; what is pending is bounded
+//! by back-pressure instead.
+//!
+//! Keys are found by the hash that `Rows` computed once (`Place`); the map never hashes. What a slot weighs is noted beside it, so that the sum
+//! cannot drift.
+
+use super::Found;
+use super::load::Moment;
+use super::passed::Passed;
+use super::place::{KeepsHash, Place};
+use super::slot::{Busy, Slot};
+use super::stats::{Counters, Tables};
+use crate::change::RowId;
+use crate::limits;
+use indexmap::IndexMap;
+use indexmap::map::raw_entry_v1::{RawEntryApiV1, RawEntryMut};
+use parking_lot::RwLock;
+use ripen_pg::ids::{Lsn, TableOid};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use tokio::sync::watch;
+
+/// A lock around [`Slots`].
+pub type Shard = RwLock<Slots>;
+
+/// What became of a wish to load a row.
+pub enum Begun {
+    /// The asker loads it.
+    Mine,
+    /// It is known.
+    Known,
+    /// Somebody else loads it.
+    Others(watch::Receiver<()>),
+}
+
+/// The rows of a shard.
+pub struct Slots {
+    map: IndexMap<RowId, Entry, KeepsHash>,
+    loads: Vec<(u64, watch::Receiver<()>)>,
+    tables: Tables,
+    bytes: u64,
+    bytes_max: u64,
+    hand: usize,
+    evictions: u64,
+}
+
+struct Entry {
+    slot: Slot,
+    weight: u32,
+    swept_s: u32,
+    visited: AtomicBool,
+}
+
+impl Slots {
+    pub fn new(bytes_max: u64) -> Slots {
+        Slots {
+            map: IndexMap::default(),
+            loads: Vec::new(),
+            tables: Tables::default(),
+            bytes: 0,
+            bytes_max,
+            hand: 0,
+            evictions: 0,
+        }
+    }
+
+    fn at(&self, place: &Place<'_>) -> Option<usize> {
+        let raw = self.map.raw_entry_v1();
+        raw.index_from_hash(place.hash, |row| place.is(row))
+    }
+
+    pub fn find(&self, place: &Place<'_>) -> Found<'_> {
+        let found = match self.at(place) {
+            None => Found::Unknown,
+            Some(at) => self.look(at),
+        };
+        self.tables.read(place.table, found != Found::Unknown);
+        found
+    }
+
+    pub fn slot(&self, place: &Place<'_>) -> Option<&Slot> {
+        self.at(place).map(|at| &self.map[at].slot)
+    }
+
+    /// See [`Slot::loaded`].
+    pub fn loaded(&self, place: &Place<'_>) -> Option<&Arc<Moment>> {
+        self.slot(place)?.loaded()
+    }
+
+    fn look(&self, at: usize) -> Found<'_> {
+        let (_, entry) = self.map.get_index(at).expect("the index was just found");
+        if !entry.visited.load(Ordering::Relaxed) {
+            entry.visited.store(true, Ordering::Relaxed);
+        }
+        match entry.slot.image() {
+            Some(Some(tuple)) => Found::Row(tuple),
+            Some(None) => Found::Absent,
+            None => Found::Unknown,
+        }
+    }
+
+    /// Begins a load unless the row is known or loading. A row with changes on an unknown base is loaded although readers may see it.
+    pub fn begin_load(
+        &mut self,
+        place: &Place<'_>,
+        load: u64,
+        wait: &watch::Receiver<()>,
+        passed: impl FnOnce() -> Passed,
+    ) -> Begun {
+        // A load whose ticket is gone has ended.
+        self.loads.retain(|(_, wait)| wait.has_changed().is_ok());
+        match self.at(place) {
+            None => {
+                self.insert(place, Slot::loading(load, passed()));
+            }
+            Some(at) => {
+                let slot = &self.map[at].slot;
+                if let Some(loading) = slot.load() {
+                    let ended = self.loads.iter().find(|(known, _)| *known == loading);
+                    if let Some((_, wait)) = ended {
+                        return Begun::Others(wait.clone());
+                    }
+                    // Its ticket was dropped without a word: take over.
+                } else if !slot.wants_load() {
+                    return Begun::Known;
+                }
+                self.change_at(at, |slot| {
+                    slot.change(|busy| busy.begin_load(load, passed()))
+                });
+            }
+        }
+        if self.loads.last().is_none_or(|(known, _)| *known != load) {
+            self.loads.push((load, wait.clone()));
+        }
+        Begun::Mine
+    }
+
+    /// Changes a slot that exists.
+    pub fn change<R>(
+        &mut self,
+        place: &Place<'_>,
+        change: impl FnOnce(&mut Slot) -> R,
+    ) -> Option<R> {
+        let at = self.at(place)?;
+        let answer = self.change_at(at, change);
+        self.evict(place);
+        Some(answer)
+    }
+
+    /// Changes a slot, made if need be, and answers what the change answered.
+    pub fn change_or_insert<R>(
+        &mut self,
+        place: &Place<'_>,
+        change: impl FnOnce(&mut Busy) -> R,
+    ) -> R {
+        let at = match self.at(place) {
+            Some(at) => at,
+            None => self.insert(place, Slot::Gone),
+        };
+        let answer = self.change_at(at, |slot| slot.change(change));
+        self.evict(place);
+        answer
+    }
+
+    /// Changes all slots.
+    pub fn change_all(&mut self, mut change: impl FnMut(&RowId, &mut Slot)) {
+        // From the end: a slot that goes is replaced by the last one, which has had its turn.
+        for at in (0..self.map.len()).rev() {
+            let (row, entry) = self.map.get_index_mut(at).expect("indices below stay");
+            change(row, &mut entry.slot);
+            self.weigh(at);
+        }
+    }
+
+    /// [`Slot::settle_load`] for all rows of tables that are followed.
+    pub fn settle_loads(&mut self, followed: Lsn, follows: &impl Fn(TableOid) -> bool) {
+        for at in (0..self.map.len()).rev() {
+            let (row, entry) = self.map.get_index_mut(at).expect("indices below stay");
+            if follows(row.table) {
+                entry.slot.settle_load(followed);
+                self.weigh(at);
+            }
+        }
+    }
+
+    /// Drops clean rows that were loaded longer ago than their table allows, give or take the time between two sweeps.
+    pub fn sweep(&mut self, now_s: u32, expiry_s: &impl Fn(TableOid) -> Option<u32>) -> u64 {
+        let mut expired = 0;
+        for at in (0..self.map.len()).rev() {
+            let (row, entry) = self.map.get_index_mut(at).expect("indices below stay");
+            let Some(expiry_s) = expiry_s(row.table) else {
+                continue;
+            };
+            if entry.slot.pinned() || entry.swept_s == 0 {
+                entry.swept_s = now_s.max(1);
+            } else if now_s.saturating_sub(entry.swept_s) >= expiry_s {
+                entry.slot = Slot::Gone;
+                expired += 1;
+                self.weigh(at);
+            }
+        }
+        expired
+    }
+
+    /// Rows without a base that nobody loads; also those whose load was given up without a word.
+    pub fn wanting_load(&self) -> impl Iterator<Item = &RowId> {
+        let loaded = |load: u64| {
+            let mut loads = self.loads.iter();
+            loads.any(|(known, wait)| *known == load && wait.has_changed().is_ok())
+        };
+        self.map
+            .iter()
+            .filter(move |(_, entry)| match entry.slot.load() {
+                Some(load) => !loaded(load),
+                None => entry.slot.wants_load(),
+            })
+            .map(|(row, _)| row)
+    }
+
+    pub fn for_each(&self, mut visit: impl FnMut(&RowId, &Slot)) {
+        self.map
+            .iter()
+            .for_each(|(row, entry)| visit(row, &entry.slot));
+    }
+
+    /// Bounds the clean rows of a table.
+    pub fn limit_table(&mut self, table: TableOid, bytes_max: u64) {
+        self.tables.entry(table).bytes_max = bytes_max;
+    }
+
+    pub fn add_to(&self, all: &mut Counters, mut each: impl FnMut(TableOid, &Counters)) {
+        all.evictions += self.evictions;
+        all.misses += self.tables.misses_elsewhere();
+        self.tables.for_each(|table, counters| {
+            all.add(&counters);
+            each(table, &counters);
+        });
+    }
+
+    fn insert(&mut self, place: &Place<'_>, slot: Slot) -> usize {
+        let entry = Entry {
+            slot,
+            weight: 0,
+            swept_s: 0,
+            visited: AtomicBool::new(false),
+        };
+        let raw = self.map.raw_entry_mut_v1();
+        match raw.from_hash(place.hash, |row| place.is(row)) {
+            RawEntryMut::Occupied(_) => unreachable!("only rows that were not found are inserted"),
+            RawEntryMut::Vacant(vacant) => {
+                vacant.insert_hashed_nocheck(place.hash, place.row(), entry);
+            }
+        }
+        self.tables.entry(place.table).rows += 1;
+        let at = self.map.len() - 1;
+        if !matches!(self.map[at].slot, Slot::Gone) {
+            self.weigh(at);
+        }
+        at
+    }
+
+    fn change_at<R>(&mut self, at: usize, change: impl FnOnce(&mut Slot) -> R) -> R {
+        let answer = change(&mut self.map[at].slot);
+        self.weigh(at);
+        answer
+    }
+
+    /// Takes note of a slot's new weight, and removes a slot that holds nothing.
+    fn weigh(&mut self, at: usize) {
+        let (row, entry) = self.map.get_index(at).expect("the caller found it");
+        if matches!(entry.slot, Slot::Gone) {
+            return self.remove(at);
+        }
+        let table = row.table;
+        let bytes = entry.slot.weight() + row.key.heap_weight();
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        let before = std::mem::replace(&mut self.map[at].weight, bytes);
+        if before != bytes {
+            self.tables.entry(table).weigh(before, bytes);
+            self.bytes = self.bytes - u64::from(before) + u64::from(bytes);
+        }
+    }
+
+    fn remove(&mut self, at: usize) {
+        let (row, entry) = self.map.swap_remove_index(at).expect("the caller found it");
+        let counters = self.tables.entry(row.table);
+        counters.rows -= 1;
+        counters.weigh(entry.weight, 0);
+        self.bytes -= u64::from(entry.weight);
+    }
+
+    /// CLOCK: the hand spares a row that was read since it last came by, and takes the next one that was not. Never the row at `changed`: what has
+    /// just been loaded is about to be read.
+    fn evict(&mut self, changed: &Place<'_>) {
+        let table = changed.table;
+        let over = |slots: &Slots| slots.bytes > slots.bytes_max;
+        let table_over = |slots: &Slots| slots.tables.over(table);
+        if !over(self) && !table_over(self) {
+            return;
+        }
+        for _ in 0..limits::EVICTION_STEPS_MAX {
+            let any = over(self);
+            if self.map.is_empty() || !(any || table_over(self)) {
+                return;
+            }
+            self.hand %= self.map.len();
+            let (row, entry) = self
+                .map
+                .get_index(self.hand)
+                .expect("the hand is inside the map");
+            let spared =
+                entry.slot.pinned() || !(any || row.table == table) || (any && changed.is(row));
+            if spared || entry.visited.swap(false, Ordering::Relaxed) {
+                self.hand += 1;
+                continue;
+            }
+            self.evictions += 1;
+            self.remove(self.hand);
+        }
+    }
+}

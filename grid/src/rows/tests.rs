@@ -1,0 +1,618 @@
+//! One fact each, by hand; `tests/rows_model.rs` mixes them all at random.
+
+use super::*;
+use crate::change::{Increment, RowChange};
+use layer::Stage;
+use ripen_pg::ids::TypeOid;
+use ripen_pg::key::Key;
+use ripen_pg::tuple::Datum;
+
+const TABLE: TableOid = TableOid(1);
+const INT8: TypeOid = TypeOid(20);
+const SEQ: FlushSeq = FlushSeq(1);
+
+fn row(key: u8) -> RowId {
+    RowId {
+        table: TABLE,
+        key: Key::from_bytes(&[key]),
+    }
+}
+
+/// A row of two columns.
+fn tuple(a: i64, b: i64) -> Tuple {
+    let columns = [a.to_be_bytes(), b.to_be_bytes()];
+    columns.iter().map(|bytes| Datum::Value(bytes)).collect()
+}
+
+fn moment(snapshot: &str, wal: u64) -> Arc<Moment> {
+    Arc::new(Moment {
+        snapshot: snapshot.parse().unwrap(),
+        wal: Lsn(wal),
+    })
+}
+
+fn snapshot(text: &str) -> Arc<Moment> {
+    moment(text, 0)
+}
+
+fn everything() -> Lsn {
+    Lsn(u64::MAX)
+}
+
+fn rows() -> Rows {
+    let rows = Rows::new(1 << 30);
+    rows.note_xid(Xid(5));
+    rows
+}
+
+fn load(rows: &Rows, key: u8, seen: &str, found: Option<Tuple>) {
+    let (ticket, _) = rows.begin_load(&[row(key)]);
+    rows.finish_load(ticket, &snapshot(seen), |_| found.clone());
+}
+
+/// `None`: unknown.
+fn known(rows: &Rows, key: u8) -> Option<Option<(i64, i64)>> {
+    let int8 = |datum: Datum<'_>| i64::from_be_bytes(datum.value().unwrap().try_into().unwrap());
+    rows.read_one(
+        &row(key),
+        || false,
+        |found| match found {
+            Found::Row(tuple) => Some(Some((int8(tuple.get(0)), int8(tuple.get(1))))),
+            Found::Absent => Some(None),
+            Found::Unknown => None,
+        },
+    )
+    .unwrap()
+}
+
+fn group(changes: impl IntoIterator<Item = (u8, Change)>) -> CommitGroup {
+    let change = |(key, change)| RowChange {
+        row: row(key),
+        change,
+    };
+    CommitGroup {
+        rows: changes.into_iter().map(change).collect(),
+    }
+}
+
+fn set_a(a: i64, b: i64) -> Change {
+    Change::Update {
+        image: tuple(a, b),
+        set: vec![0],
+        add: vec![],
+    }
+}
+
+fn add_a(amount: i64, a: i64, b: i64) -> Change {
+    let amount = amount.to_be_bytes().to_vec().into();
+    Change::Update {
+        image: tuple(a, b),
+        set: vec![],
+        add: vec![Increment {
+            position: 0,
+            type_oid: INT8,
+            amount,
+        }],
+    }
+}
+
+fn commit(rows: &Rows, key: u8, change: Change) {
+    rows.apply_group(&group([(key, change)]));
+}
+
+fn outside(rows: &Rows, xid: u32, lsn: u64, key: u8, image: Option<Tuple>) -> Vec<RowId> {
+    let change = WalChange {
+        row: row(key),
+        image,
+    };
+    rows.wal_transaction(Xid32(xid), Lsn(lsn), &[change])
+}
+
+/// The stages of a row's layers.
+fn stages(rows: &Rows, key: u8) -> Vec<Stage> {
+    let mut stages = Vec::new();
+    rows.for_each_layered(|id, slot| {
+        if *id == row(key) {
+            stages.extend(slot.layers().iter().map(|layer| layer.stage));
+        }
+    });
+    stages
+}
+
+#[test]
+fn outside_update_beats_older_load() {
+    let rows = rows();
+    let (ticket, _) = rows.begin_load(&[row(1)]);
+    outside(&rows, 10, 100, 1, Some(tuple(2, 2)));
+    rows.finish_load(ticket, &snapshot("10:11:10"), |_| Some(tuple(1, 1)));
+    assert_eq!(known(&rows, 1), Some(Some((2, 2))));
+}
+
+#[test]
+fn newer_load_beats_outside_update_that_it_saw() {
+    let rows = rows();
+    let (ticket, _) = rows.begin_load(&[row(1)]);
+    outside(&rows, 10, 100, 1, Some(tuple(2, 2)));
+    rows.finish_load(ticket, &snapshot("12:12:"), |_| Some(tuple(3, 3)));
+    assert_eq!(known(&rows, 1), Some(Some((3, 3))));
+}
+
+#[test]
+fn a_load_does_not_miss_a_change_that_passed_before_it_began_and_was_not_visible_yet() {
+    let rows = rows();
+    outside(&rows, 10, 100, 1, Some(tuple(2, 2)));
+    load(&rows, 1, "10:11:10", Some(tuple(1, 1)));
+    assert_eq!(known(&rows, 1), Some(Some((2, 2))));
+}
+
+#[test]
+fn a_load_before_an_invalidated_transaction_is_not_kept() {
+    let rows = rows();
+    rows.wal_invalidate(Xid32(10), Lsn(100), &[TABLE]);
+    load(&rows, 1, "10:11:10", Some(tuple(1, 1)));
+    assert_eq!(known(&rows, 1), None);
+    load(&rows, 1, "11:11:", Some(tuple(2, 2)));
+    assert_eq!(known(&rows, 1), Some(Some((2, 2))));
+}
+
+#[test]
+fn a_stream_that_repeats_itself_changes_nothing() {
+    let rows = rows();
+    load(&rows, 1, "10:10:", Some(tuple(1, 1)));
+    outside(&rows, 10, 100, 1, Some(tuple(2, 2)));
+    outside(&rows, 11, 200, 1, Some(tuple(3, 3)));
+    outside(&rows, 10, 100, 1, Some(tuple(2, 2)));
+    assert_eq!(known(&rows, 1), Some(Some((3, 3))));
+}
+
+#[test]
+fn absence_is_known_until_somebody_inserts() {
+    let rows = rows();
+    load(&rows, 1, "10:10:", None);
+    assert_eq!(known(&rows, 1), Some(None));
+    outside(&rows, 10, 100, 1, Some(tuple(2, 2)));
+    assert_eq!(known(&rows, 1), Some(Some((2, 2))));
+    outside(&rows, 11, 200, 1, None);
+    assert_eq!(known(&rows, 1), Some(None));
+}
+
+#[test]
+fn what_nobody_knows_stays_unknown() {
+    let rows = rows();
+    outside(&rows, 10, 100, 1, Some(tuple(2, 2)));
+    assert_eq!(known(&rows, 1), None);
+    assert_eq!(rows.stats().rows, 0);
+}
+
+#[test]
+fn unchanged_large_values_are_kept_and_unknown_ones_forget_the_row() {
+    let rows = rows();
+    let partial: Tuple = [Datum::Value(&9i64.to_be_bytes()), Datum::Missing]
+        .into_iter()
+        .collect();
+    load(&rows, 1, "10:10:", Some(tuple(1, 7)));
+    outside(&rows, 10, 100, 1, Some(partial.clone()));
+    assert_eq!(known(&rows, 1), Some(Some((9, 7))));
+    load(&rows, 2, "10:10:", None);
+    outside(&rows, 10, 100, 2, Some(partial));
+    assert_eq!(known(&rows, 2), None);
+}
+
+#[test]
+fn a_poisoned_load_is_not_kept_and_the_next_is() {
+    let rows = rows();
+    let (ticket, _) = rows.begin_load(&[row(1)]);
+    rows.drop_rows(&[row(1)]);
+    rows.finish_load(ticket, &snapshot("10:10:"), |_| Some(tuple(1, 1)));
+    assert_eq!(known(&rows, 1), None);
+    load(&rows, 1, "10:10:", Some(tuple(2, 2)));
+    assert_eq!(known(&rows, 1), Some(Some((2, 2))));
+}
+
+#[test]
+fn too_many_changes_during_a_load_poison_it() {
+    let rows = rows();
+    let (ticket, _) = rows.begin_load(&[row(1)]);
+    for at in 0..=limits::LOAD_EVENTS_MAX as u32 {
+        outside(&rows, 10 + at, 100 + u64::from(at), 1, Some(tuple(2, 2)));
+    }
+    rows.finish_load(ticket, &snapshot("10:11:10"), |_| Some(tuple(1, 1)));
+    assert_eq!(known(&rows, 1), None);
+}
+
+#[tokio::test]
+async fn one_loads_and_the_others_wait() {
+    let rows = rows();
+    let (mine, nobody) = rows.begin_load(&[row(1), row(2)]);
+    assert!(nobody.is_empty());
+    let (theirs, wait) = rows.begin_load(&[row(2), row(3)]);
+    assert_eq!((mine.rows().len(), theirs.rows()), (2, &[row(3)][..]));
+    rows.fail_load(mine);
+    wait.ended().await;
+    // A ticket that is dropped without a word fails its load too.
+    drop(theirs);
+    let (again, wait) = rows.begin_load(&[row(3)]);
+    assert!(wait.is_empty());
+    assert_eq!(again.rows(), [row(3)]);
+}
+
+#[test]
+fn load_that_saw_the_flush_does_not_add_twice() {
+    let rows = rows();
+    load(&rows, 1, "10:10:", Some(tuple(1, 1)));
+    commit(&rows, 1, add_a(10, 11, 1));
+    rows.begin_flush(SEQ, &[row(1)], true);
+    rows.flush_xid(SEQ, Xid(10), &[row(1)]);
+    rows.drop_rows(&[row(1)]);
+    let (ticket, _) = rows.begin_load(&[row(1)]);
+    assert_eq!(rows.flushed(SEQ, &[row(1)], |_| true), [row(1)]);
+    rows.finish_load(ticket, &snapshot("11:11:"), |_| Some(tuple(11, 1)));
+    assert_eq!(known(&rows, 1), Some(Some((11, 1))));
+    rows.confirm(SEQ, Xid32(10), Lsn(100), &[row(1)]);
+    assert_eq!(known(&rows, 1), Some(Some((11, 1))));
+}
+
+#[test]
+fn load_that_did_not_see_the_flush_has_it_added() {
+    let rows = rows();
+    load(&rows, 1, "10:10:", Some(tuple(1, 1)));
+    commit(&rows, 1, add_a(10, 11, 1));
+    rows.begin_flush(SEQ, &[row(1)], true);
+    rows.drop_rows(&[row(1)]);
+    let (ticket, _) = rows.begin_load(&[row(1)]);
+    rows.flush_xid(SEQ, Xid(10), &[row(1)]);
+    rows.flushed(SEQ, &[row(1)], |_| true);
+    rows.confirm(SEQ, Xid32(10), Lsn(100), &[row(1)]);
+    rows.finish_load(ticket, &snapshot("10:11:10"), |_| Some(tuple(1, 1)));
+    assert_eq!(known(&rows, 1), Some(Some((11, 1))));
+    assert_eq!(stages(&rows, 1), []);
+}
+
+#[test]
+fn a_load_that_cannot_tell_whether_a_flush_committed_is_not_kept() {
+    let rows = rows();
+    load(&rows, 1, "10:10:", Some(tuple(1, 1)));
+    commit(&rows, 1, add_a(10, 11, 1));
+    rows.begin_flush(SEQ, &[row(1)], true);
+    rows.flush_xid(SEQ, Xid(10), &[row(1)]);
+    rows.drop_rows(&[row(1)]);
+    // The transaction has ended: committed, or failed without anybody here knowing yet.
+    load(&rows, 1, "11:11:", Some(tuple(1, 1)));
+    assert_eq!(known(&rows, 1), None);
+    // It had failed; the next attempt has another number.
+    rows.flush_retry(SEQ, &[row(1)]);
+    load(&rows, 1, "11:11:", Some(tuple(1, 1)));
+    assert_eq!(known(&rows, 1), Some(Some((11, 1))));
+}
+
+#[test]
+fn a_flush_of_an_earlier_process_is_asked_for_before_its_rows_are_loaded() {
+    let rows = rows();
+    commit(&rows, 1, add_a(10, 11, 1));
+    rows.begin_flush(SEQ, &[row(1)], false);
+    load(&rows, 1, "11:11:", Some(tuple(11, 1)));
+    assert_eq!(known(&rows, 1), None);
+    assert_eq!(rows.flushed(SEQ, &[row(1)], |_| true), []);
+    load(&rows, 1, "11:11:", Some(tuple(11, 1)));
+    assert_eq!(known(&rows, 1), Some(Some((11, 1))));
+}
+
+#[test]
+fn an_exclusive_row_is_clean_at_the_end_of_its_flush_even_under_a_load() {
+    let rows = rows();
+    commit(&rows, 1, set_a(5, 1));
+    rows.begin_flush(SEQ, &[row(1)], true);
+    let (ticket, _) = rows.begin_load(&[row(1)]);
+    rows.flush_xid(SEQ, Xid(10), &[row(1)]);
+    assert_eq!(rows.flushed(SEQ, &[row(1)], |_| false), []);
+    rows.finish_load(ticket, &snapshot("10:11:10"), |_| Some(tuple(1, 1)));
+    assert_eq!(known(&rows, 1), Some(Some((5, 1))));
+    assert_eq!(stages(&rows, 1), []);
+}
+
+#[test]
+fn assigned_columns_keep_the_pending_value_and_the_others_take_the_outside_one() {
+    let rows = rows();
+    load(&rows, 1, "10:10:", Some(tuple(1, 1)));
+    commit(&rows, 1, set_a(5, 1));
+    assert_eq!(outside(&rows, 10, 100, 1, Some(tuple(7, 8))), [row(1)]);
+    assert_eq!(known(&rows, 1), Some(Some((5, 8))));
+    assert_eq!(rows.stats().merges, 1);
+}
+
+#[test]
+fn increments_are_added_to_the_outside_value() {
+    let rows = rows();
+    load(&rows, 1, "10:10:", Some(tuple(1, 1)));
+    commit(&rows, 1, add_a(10, 11, 1));
+    outside(&rows, 10, 100, 1, Some(tuple(100, 1)));
+    assert_eq!(known(&rows, 1), Some(Some((110, 1))));
+    rows.begin_flush(SEQ, &[row(1)], true);
+    rows.flush_xid(SEQ, Xid(11), &[row(1)]);
+    rows.confirm(SEQ, Xid32(11), Lsn(200), &[row(1)]);
+    rows.flushed(SEQ, &[row(1)], |_| true);
+    outside(&rows, 12, 300, 1, Some(tuple(111, 1)));
+    assert_eq!(known(&rows, 1), Some(Some((111, 1))));
+}
+
+#[test]
+fn an_update_shows_its_image_when_the_row_is_deleted_outside() {
+    let rows = rows();
+    load(&rows, 1, "10:10:", Some(tuple(1, 1)));
+    commit(&rows, 1, set_a(5, 1));
+    outside(&rows, 10, 100, 1, None);
+    assert_eq!(known(&rows, 1), Some(Some((5, 1))));
+}
+
+#[test]
+fn without_the_row_in_postgres_a_whole_row_is_known_and_an_update_is_not() {
+    let rows = rows();
+    commit(&rows, 1, Change::Put { image: tuple(1, 1) });
+    commit(&rows, 2, set_a(5, 1));
+    commit(&rows, 3, Change::Delete);
+    assert_eq!(known(&rows, 1), Some(Some((1, 1))));
+    assert_eq!(known(&rows, 2), None);
+    assert_eq!(known(&rows, 3), Some(None));
+    assert_eq!(rows.without_base(10).len(), 3);
+    load(&rows, 2, "10:10:", Some(tuple(1, 9)));
+    assert_eq!(known(&rows, 2), Some(Some((5, 9))));
+}
+
+#[test]
+fn changes_of_a_pending_row_become_one() {
+    let insert = |a| Change::Insert { image: tuple(a, 0) };
+    let put = |a| Change::Put { image: tuple(a, 0) };
+    let set_b = Change::Update {
+        image: tuple(1, 9),
+        set: vec![1],
+        add: vec![],
+    };
+    let both = Change::Update {
+        image: tuple(1, 9),
+        set: vec![0, 1],
+        add: vec![],
+    };
+    let cases = [
+        (insert(1), set_a(2, 0), Some(insert(2))),
+        (insert(1), Change::Delete, None),
+        (set_a(1, 0), set_b.clone(), Some(both)),
+        (add_a(1, 2, 0), add_a(2, 4, 0), Some(add_a(3, 4, 0))),
+        (add_a(1, 2, 0), set_a(9, 0), Some(set_a(9, 0))),
+        (set_a(9, 0), add_a(1, 10, 0), Some(set_a(10, 0))),
+        (set_a(1, 0), Change::Delete, Some(Change::Delete)),
+        (Change::Delete, insert(3), Some(put(3))),
+        (put(1), set_a(2, 0), Some(put(2))),
+        (put(1), Change::Delete, Some(Change::Delete)),
+        // The sum of the amounts is no int8, the row's value is.
+        (
+            add_a(i64::MAX, 0, 0),
+            add_a(i64::MAX, 7, 0),
+            Some(set_a(7, 0)),
+        ),
+    ];
+    for (first, then, expected) in cases {
+        let both = layer::coalesce(first.clone(), then.clone());
+        assert_eq!(both, expected, "{first:?} and {then:?}");
+    }
+}
+
+#[test]
+fn a_failed_flush_goes_below_what_came_since() {
+    let rows = rows();
+    load(&rows, 1, "10:10:", None);
+    commit(&rows, 1, Change::Insert { image: tuple(1, 1) });
+    rows.begin_flush(SEQ, &[row(1)], true);
+    commit(&rows, 1, set_a(2, 1));
+    assert_eq!(rows.unflushed(SEQ, &[row(1)]), [row(1)]);
+    let taken = rows.begin_flush(SEQ, &[row(1)], true);
+    assert_eq!(taken, [(row(1), Change::Insert { image: tuple(2, 1) })]);
+    commit(&rows, 1, Change::Delete);
+    assert_eq!(rows.unflushed(SEQ, &[row(1)]), []);
+    assert_eq!(known(&rows, 1), Some(None));
+}
+
+#[test]
+fn a_dead_row_is_read_anew() {
+    let rows = rows();
+    load(&rows, 1, "10:10:", Some(tuple(1, 1)));
+    commit(&rows, 1, set_a(2, 1));
+    rows.begin_flush(SEQ, &[row(1)], true);
+    let (ticket, _) = rows.begin_load(&[row(1)]);
+    assert!(ticket.is_empty());
+    rows.dead(SEQ, &[row(1)]);
+    assert_eq!(known(&rows, 1), None);
+    assert_eq!(rows.stats().rows, 0);
+}
+
+#[test]
+fn a_confirmed_flush_pins_its_row_until_it_has_ended() {
+    let rows = Rows::new(0);
+    load(&rows, 1, "10:10:", Some(tuple(1, 1)));
+    commit(&rows, 1, Change::Put { image: tuple(2, 2) });
+    rows.begin_flush(SEQ, &[row(1)], true);
+    rows.flush_xid(SEQ, Xid(10), &[row(1)]);
+    rows.confirm(SEQ, Xid32(10), Lsn(100), &[row(1)]);
+    // In the WAL, but no load sees it yet.
+    assert_eq!(known(&rows, 1), Some(Some((2, 2))));
+    rows.flushed(SEQ, &[row(1)], |_| true);
+    rows.sweep(1, |_| None);
+    commit(&rows, 1, set_a(3, 2));
+    rows.drop_where(|_| true);
+    assert_eq!(stages(&rows, 1), [Stage::Pending]);
+}
+
+#[test]
+fn old_snapshots_are_compared_right_after_billions_of_transactions() {
+    let rows = rows();
+    load(&rows, 1, "10:10:", Some(tuple(1, 1)));
+    let now = (1u64 << 31) + 100;
+    rows.note_xid(Xid(1 << 30));
+    rows.note_xid(Xid(now));
+    outside(&rows, now as u32, 100, 1, Some(tuple(2, 2)));
+    assert_eq!(known(&rows, 1), Some(Some((2, 2))));
+}
+
+#[test]
+fn truncated_tables_are_empty_at_once() {
+    let rows = rows();
+    load(&rows, 1, "10:10:", Some(tuple(1, 1)));
+    load(&rows, 2, "10:10:", Some(tuple(1, 1)));
+    commit(&rows, 2, Change::Put { image: tuple(5, 5) });
+    rows.wal_truncate(Xid32(10), Lsn(100), &[TABLE]);
+    assert_eq!(known(&rows, 1), Some(None));
+    assert_eq!(known(&rows, 2), Some(Some((5, 5))));
+}
+
+#[test]
+fn a_fence_hides_rows_from_readers() {
+    let rows = rows();
+    load(&rows, 1, "10:10:", Some(tuple(1, 1)));
+    let asked = [row(1), row(2)];
+    let read = |fenced: bool| rows.read(&asked, || fenced, everything, |found| found.len());
+    assert_eq!(read(true), Read::Fenced);
+    assert_eq!(read(false), Read::Done(2));
+}
+
+#[test]
+fn an_outside_transaction_is_not_read_half() {
+    let rows = rows();
+    load(&rows, 1, "10:10:", Some(tuple(1, 1)));
+    // Transaction 10 changes both rows. The load of row 2 sees it; the stream has told nobody yet.
+    let (ticket, _) = rows.begin_load(&[row(2)]);
+    rows.finish_load(ticket, &moment("11:11:", 100), |_| Some(tuple(2, 2)));
+    let read = |keys: &[u8], followed: u64| {
+        let asked: Vec<RowId> = keys.iter().map(|key| row(*key)).collect();
+        rows.read(&asked, || false, || Lsn(followed), |found| found.len())
+    };
+    assert_eq!(read(&[1, 2], 50), Read::Apart);
+    assert_eq!(read(&[2], 50), Read::Done(1));
+    outside(&rows, 10, 60, 1, Some(tuple(2, 2)));
+    assert_eq!(read(&[1, 2], 99), Read::Apart);
+    assert_eq!(read(&[1, 2], 100), Read::Done(2));
+    // Rows of one load agree, however far the stream is.
+    let (ticket, _) = rows.begin_load(&[row(3), row(4)]);
+    rows.finish_load(ticket, &moment("20:20:", 200), |_| Some(tuple(2, 2)));
+    assert_eq!(read(&[3, 4], 100), Read::Done(2));
+    assert_eq!(read(&[2, 3], 100), Read::Apart);
+}
+
+#[test]
+fn memory_is_bounded_and_pending_rows_stay() {
+    let rows = Rows::new(limits::SHARDS as u64 * 1_000);
+    for key in 0..=255u8 {
+        load(&rows, key, "10:10:", Some(tuple(1, 1)));
+        if key < 10 {
+            commit(&rows, key, set_a(7, 1));
+        }
+    }
+    let stats = rows.stats();
+    assert!(stats.evictions > 0, "{stats:?}");
+    for key in 0..10 {
+        assert_eq!(known(&rows, key), Some(Some((7, 1))));
+    }
+    rows.clear();
+    assert_eq!((rows.stats().rows, rows.stats().bytes), (0, 0));
+}
+
+#[test]
+fn a_table_keeps_to_its_share() {
+    let rows = rows();
+    rows.limit_table(TABLE, 0);
+    for key in 0..100 {
+        load(&rows, key, "10:10:", Some(tuple(1, 1)));
+    }
+    assert_eq!(rows.stats().rows, 0);
+}
+
+#[test]
+fn a_flush_that_a_lost_stream_never_confirms_hides_no_later_change() {
+    let rows = rows();
+    commit(&rows, 1, Change::Put { image: tuple(5, 5) });
+    rows.begin_flush(SEQ, &[row(1)], true);
+    rows.flush_xid(SEQ, Xid(20), &[row(1)]);
+    // It commits; the stream is lost before it tells so, and begins anew behind it.
+    rows.stream_lost(|_| true);
+    assert_eq!(known(&rows, 1), Some(Some((5, 5))));
+    outside(&rows, 21, 200, 1, Some(tuple(6, 6)));
+    assert_eq!(known(&rows, 1), None);
+    rows.flushed(SEQ, &[row(1)], |_| true);
+    load(&rows, 1, "22:22:", Some(tuple(6, 6)));
+    assert_eq!(known(&rows, 1), Some(Some((6, 6))));
+}
+
+#[test]
+fn a_load_that_the_stream_has_passed_is_forgotten_and_nothing_is_applied_twice() {
+    let rows = rows();
+    // Saw transaction 10, which is at 100 in the WAL, not 9, which is at 90.
+    let (ticket, _) = rows.begin_load(&[row(1)]);
+    rows.finish_load(ticket, &moment("9:11:9", 100), |_| Some(tuple(1, 1)));
+    let heavy = rows.stats().bytes;
+    rows.settle_loads(Lsn(99), |_| true);
+    assert_eq!(rows.stats().bytes, heavy);
+    outside(&rows, 9, 90, 1, Some(tuple(9, 1)));
+    rows.settle_loads(Lsn(100), |_| false);
+    let (ticket, _) = rows.begin_load(&[row(2)]);
+    rows.finish_load(ticket, &moment("11:11:", 100), |_| Some(tuple(2, 2)));
+    rows.settle_loads(Lsn(100), |_| true);
+    // The stream repeats itself.
+    outside(&rows, 10, 100, 2, Some(tuple(1, 1)));
+    assert_eq!(known(&rows, 2), Some(Some((2, 2))));
+    outside(&rows, 11, 110, 2, Some(tuple(3, 3)));
+    assert_eq!(known(&rows, 2), Some(Some((3, 3))));
+    assert_eq!(known(&rows, 1), Some(Some((9, 1))));
+    assert!(rows.stats().bytes < 2 * heavy);
+}
+
+#[test]
+fn rows_expire_with_age() {
+    let rows = rows();
+    load(&rows, 1, "10:10:", Some(tuple(1, 1)));
+    rows.sweep(100, |_| Some(30));
+    rows.sweep(129, |_| Some(30));
+    assert!(known(&rows, 1).is_some());
+    rows.sweep(130, |_| Some(30));
+    assert_eq!(known(&rows, 1), None);
+}
+
+#[test]
+fn reads_are_counted_by_table() {
+    let rows = rows();
+    known(&rows, 1);
+    load(&rows, 1, "10:10:", Some(tuple(1, 1)));
+    known(&rows, 1);
+    known(&rows, 1);
+    let stats = rows.stats();
+    assert_eq!((stats.hits, stats.misses, stats.rows), (2, 1, 1));
+    assert_eq!(rows.table_stats()[&TABLE].hits, 2);
+}
+
+#[test]
+fn group_is_never_seen_half() {
+    let rows = Rows::new(1 << 30);
+    let ids: Vec<RowId> = (0..4).map(row).collect();
+    let write = |n: i64| {
+        let put = |key| (key, Change::Put { image: tuple(n, n) });
+        rows.apply_group(&group((0..4).map(put)));
+    };
+    write(0);
+    let first = |found: &[Found<'_>]| -> Vec<Vec<u8>> {
+        let bytes = |found: &Found<'_>| found.tuple().unwrap().as_bytes().to_vec();
+        found.iter().map(bytes).collect()
+    };
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            for _ in 0..20_000 {
+                let seen = rows.read(&ids, || false, everything, first);
+                let Read::Done(seen) = seen else {
+                    panic!("{seen:?}");
+                };
+                assert!(seen.windows(2).all(|pair| pair[0] == pair[1]));
+            }
+        });
+        let mut n = 0;
+        while !reader.is_finished() {
+            n += 1;
+            write(n);
+        }
+    });
+}

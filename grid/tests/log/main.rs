@@ -1,0 +1,13 @@
+//! The log from outside: what it keeps through restarts, crashes, faults and kills. Never looks at its insides, except to damage files.
+
+#![allow(
+    clippy::unwrap_used,
+    missing_docs,
+    reason = "a test stops at what it did not expect"
+)]
+
+mod behaviour;
+mod crash;
+mod damage;
+mod kill;
+mod support;

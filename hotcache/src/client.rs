@@ -1,0 +1,341 @@
+//! The replication client's task: connects, streams, acknowledges, connects again. Does; what messages mean is decided in `stream`, what becomes of the slot in `slot`.
+//!
+//! An acknowledgement never runs ahead of what was handed over: the sink returns before the position it belongs to is sent.
+
+use crate::backoff::Backoff;
+use crate::connection::{Connection, Message};
+use crate::error::{Error, Unavailable};
+use crate::event::Event;
+use crate::limits::{DROP_TIMEOUT, MESSAGES_IN_A_ROW, STATUS_INTERVAL, UNAVAILABLE_PAUSE};
+use crate::slot::{self, Identity, Plan, Told};
+use crate::stream::Stream;
+use ripen_cachestore::Upstream;
+use ripen_cachestore::catalog::Catalog;
+use ripen_pg::ids::{Lsn, TableOid};
+use ripen_pg::replication::pgoutput::PgOutput;
+use ripen_pg::replication::{Envelope, PgMicros, StandbyStatus};
+use ripen_pg::sqlstate::SqlState;
+use ripen_pg::wire::backend;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::sync::Notify;
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+/// Where to listen, and to what.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The system of record. The role needs REPLICATION.
+    pub upstream: Upstream,
+    /// Name of the slot: lower-case letters, digits, underscores.
+    pub slot: String,
+    /// Name of the publication; it must exist before the slot is made (`publication::ensure`).
+    pub publication: String,
+    /// The log whose flushes are confirmed.
+    pub log: i32,
+    /// Drop the slot when stopped in order, so that Postgres keeps no WAL for a Ripen that is gone. The next start then begins with an empty memory.
+    pub drop_slot_on_stop: bool,
+}
+
+/// The hot cache of one database, to be [run](HotCache::run).
+#[derive(Debug)]
+pub struct HotCache {
+    options: Options,
+    probe: Arc<Notify>,
+    stream: Stream,
+    told: Option<Told>,
+}
+
+/// Asks the stream for its position.
+#[derive(Clone, Debug)]
+pub struct Prober(Arc<Notify>);
+
+impl Prober {
+    /// Asks Postgres for a sign of life at once; the answer is an [`Event::Position`]. Several calls may be answered by one.
+    pub fn probe(&self) {
+        self.0.notify_one();
+    }
+}
+
+/// How a session ended.
+enum Ended {
+    /// The stop token.
+    Stopped,
+    /// The stream could not be opened, or broke.
+    Broken(Error),
+}
+
+impl HotCache {
+    /// A client that has not connected yet.
+    pub fn new(options: Options) -> HotCache {
+        let stream = Stream::new(options.log);
+        HotCache {
+            options,
+            probe: Arc::new(Notify::new()),
+            stream,
+            told: None,
+        }
+    }
+
+    /// For asking for the position.
+    pub fn prober(&self) -> Prober {
+        Prober(self.probe.clone())
+    }
+
+    /// Follows the stream until `stop`. `sink` is called in the order of the WAL, must not block for long, and counts as done when it returns.
+    /// Dropping the future instead of stopping it loses nothing: what was not acknowledged comes again.
+    pub async fn run(
+        mut self,
+        catalog: impl Fn() -> Arc<Catalog> + Send,
+        sink: impl Fn(Event) + Send,
+        stop: CancellationToken,
+    ) {
+        let mut backoff = Backoff::default();
+        loop {
+            let pause = match self.session(&catalog, &sink, &stop, &mut backoff).await {
+                Ended::Stopped => break,
+                Ended::Broken(Error::Unavailable(unavailable)) => {
+                    tracing::error!(%unavailable, "hot cache is not available");
+                    sink(Event::Unavailable(unavailable));
+                    UNAVAILABLE_PAUSE
+                }
+                Ended::Broken(error) => {
+                    tracing::warn!(%error, "replication stream is away");
+                    let reason = error.to_string();
+                    sink(Event::Disconnected { reason });
+                    backoff.failed(rand::random())
+                }
+            };
+            tokio::select! {
+                () = stop.cancelled() => break,
+                () = sleep(pause) => {}
+            }
+        }
+        if self.options.drop_slot_on_stop {
+            self.drop_slot().await;
+        }
+    }
+
+    async fn session(
+        &mut self,
+        catalog: &(impl Fn() -> Arc<Catalog> + Send),
+        sink: &(impl Fn(Event) + Send),
+        stop: &CancellationToken,
+        backoff: &mut Backoff,
+    ) -> Ended {
+        let opened = tokio::select! {
+            () = stop.cancelled() => return Ended::Stopped,
+            opened = self.open() => opened,
+        };
+        let (mut connection, connected) = match opened {
+            Ok(opened) => opened,
+            Err(error) => return Ended::Broken(error),
+        };
+        backoff.reset();
+        tracing::info!(event = ?connected, "replication stream stands");
+        sink(connected);
+        match self.follow(&mut connection, catalog, sink, stop).await {
+            Ok(()) => {
+                // Best effort: what Postgres does not hear now it hears at the next start.
+                let _ = connection.send_status(&self.status(false)).await;
+                connection.close().await;
+                Ended::Stopped
+            }
+            Err(error) => Ended::Broken(error),
+        }
+    }
+
+    /// Connects and starts the stream; answers the event that says so.
+    async fn open(&mut self) -> Result<(Connection, Event), Error> {
+        let mut connection = Connection::open(&self.options.upstream).await?;
+        let identity = slot::identify(&mut connection).await?;
+        slot::check_wal_level(&mut connection).await?;
+        let (name, publication) = (&self.options.slot, &self.options.publication);
+        if !slot::publication_exists(&mut connection, publication).await? {
+            return Err(Error::Unavailable(Unavailable::publication(publication)));
+        }
+        let found = slot::find(&mut connection, name).await?;
+        let (start, resumed) = match slot::plan(found.as_ref(), identity, self.told) {
+            Plan::Use { start, resumed } => (start, resumed),
+            Plan::Make { drop_first } => {
+                let made = self.make_slot(&mut connection, drop_first).await?;
+                (made, false)
+            }
+            Plan::Refuse => return Err(Error::Unavailable(Unavailable::foreign_slot(name))),
+        };
+        connection
+            .start(&slot::start_command(name, publication, start))
+            .await?;
+        self.stream.restart(start);
+        self.remember(identity);
+        let connected = Event::Connected {
+            resumed,
+            system_id: identity.system_id,
+            timeline: identity.timeline,
+            position: start,
+        };
+        Ok((connection, connected))
+    }
+
+    async fn make_slot(&self, connection: &mut Connection, drop_first: bool) -> Result<Lsn, Error> {
+        let name = &self.options.slot;
+        if drop_first {
+            tracing::warn!(slot = name, "replication slot is lost and made anew");
+            slot::drop(connection, name).await?;
+        }
+        let made = slot::create(connection, name).await;
+        made.map_err(|error| match error {
+            Error::Server(fields) => match Unavailable::of(&fields, &self.options.upstream.user) {
+                Some(unavailable) => Error::Unavailable(unavailable),
+                None => Error::Server(fields),
+            },
+            other => other,
+        })
+    }
+
+    fn remember(&mut self, identity: Identity) {
+        self.told = Some(Told {
+            identity,
+            position: self.stream.passed(),
+        });
+    }
+
+    async fn follow(
+        &mut self,
+        connection: &mut Connection,
+        catalog: &(impl Fn() -> Arc<Catalog> + Send),
+        sink: &(impl Fn(Event) + Send),
+        stop: &CancellationToken,
+    ) -> Result<(), Error> {
+        let mut ticks = interval(STATUS_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut silent = false;
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                message = connection.next() => {
+                    silent = false;
+                    let asked = self.take_all(message?, connection, &catalog(), sink).await;
+                    if self.check_publication(asked).await? {
+                        connection.send_status(&self.status(false)).await?;
+                    }
+                }
+                _ = ticks.tick() => {
+                    connection.send_status(&self.status(silent)).await?;
+                    silent = true;
+                }
+                () = self.probe.notified() => connection.send_status(&self.status(true)).await?,
+            }
+        }
+    }
+
+    /// Handles a message and those that arrived with it; answers whether Postgres wants a status at once.
+    async fn take_all(
+        &mut self,
+        first: Message,
+        connection: &mut Connection,
+        catalog: &Catalog,
+        sink: &(impl Fn(Event) + Send),
+    ) -> Result<bool, Error> {
+        let mut asked = self.take(first, catalog, sink)?;
+        for _ in 0..MESSAGES_IN_A_ROW {
+            match connection.buffered()? {
+                Some(message) => asked |= self.take(message, catalog, sink)?,
+                None => break,
+            }
+        }
+        if let Some(told) = &mut self.told {
+            told.position = self.stream.passed();
+        }
+        Ok(asked)
+    }
+
+    fn take(
+        &mut self,
+        message: Message,
+        catalog: &Catalog,
+        sink: &(impl Fn(Event) + Send),
+    ) -> Result<bool, Error> {
+        match message.tag {
+            b'd' => {}
+            b'E' => return Err(Error::Server(backend::decode_error(&message.body)?)),
+            b'c' => return Err(Error::Closed),
+            _ => return Ok(false),
+        }
+        let mut tell = |event| sink(event);
+        match Envelope::decode(&message.body)? {
+            Envelope::XLogData { data, .. } if message.oversized => {
+                if let Some(table) = oversized_table(data) {
+                    self.stream.oversized(table)?;
+                }
+                Ok(false)
+            }
+            Envelope::XLogData { data, .. } => {
+                let output = PgOutput::decode(data)?;
+                self.stream.handle(output, catalog, &mut tell)?;
+                Ok(false)
+            }
+            Envelope::Keepalive {
+                wal_end,
+                reply_requested,
+                ..
+            } => {
+                self.stream.keepalive(wal_end, &mut tell);
+                Ok(reply_requested)
+            }
+        }
+    }
+
+    /// A slot older than the publication can never be decoded past that point ("publication does not exist", though it does now): it must be made anew.
+    async fn check_publication(&mut self, taken: Result<bool, Error>) -> Result<bool, Error> {
+        if let Err(Error::Server(fields)) = &taken
+            && fields.state() == SqlState::UNDEFINED_OBJECT
+        {
+            tracing::warn!(error = %fields, "replication slot cannot be decoded and is made anew");
+            self.drop_slot().await;
+            self.told = None;
+        }
+        taken
+    }
+
+    fn status(&self, reply_requested: bool) -> StandbyStatus {
+        let passed = self.stream.passed();
+        StandbyStatus {
+            written: passed,
+            flushed: passed,
+            applied: passed,
+            sent_at: now(),
+            reply_requested,
+        }
+    }
+
+    async fn drop_slot(&self) {
+        let dropping = async {
+            let mut connection = Connection::open(&self.options.upstream).await?;
+            slot::drop(&mut connection, &self.options.slot).await
+        };
+        let slot = &self.options.slot;
+        match timeout(DROP_TIMEOUT, dropping).await {
+            Ok(Ok(())) => tracing::info!(slot, "replication slot dropped"),
+            Ok(Err(error)) => tracing::warn!(slot, %error, "replication slot not dropped"),
+            Err(_) => tracing::warn!(slot, "replication slot not dropped in time"),
+        }
+    }
+}
+
+/// The table of a change too large to be read: tag, then OID.
+fn oversized_table(data: &[u8]) -> Option<TableOid> {
+    match data {
+        [b'I' | b'U' | b'D', a, b, c, d, ..] => {
+            Some(TableOid(u32::from_be_bytes([*a, *b, *c, *d])))
+        }
+        _ => None,
+    }
+}
+
+fn now() -> PgMicros {
+    let since_1970 = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or(Duration::ZERO);
+    PgMicros::from_unix_us(i64::try_from(since_1970.as_micros()).unwrap_or(i64::MAX))
+}

@@ -1,0 +1,83 @@
+//! What the hot cache tells the grid, in the order of the WAL. Holds values only.
+
+use crate::error::Unavailable;
+use ripen_cachestore::change::{FlushSeq, RowId};
+use ripen_pg::ids::{Lsn, TableOid, Xid32};
+use ripen_pg::replication::PgMicros;
+use ripen_pg::tuple::Tuple;
+
+/// What happened, in order. Between `Connected` and the next `Disconnected` or `Unavailable` nothing is left out; things may be told twice
+/// after a reconnect.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// The stream stands.
+    Connected {
+        /// Nothing was missed since the last time. Otherwise whatever memory holds of followed tables may be stale and must go first.
+        resumed: bool,
+        /// `systemid` of the cluster.
+        system_id: u64,
+        /// Its timeline.
+        timeline: u32,
+        /// Everything committed up to here was told before, or is not told at all (a new slot).
+        position: Lsn,
+    },
+    /// The stream is away; it comes back by itself.
+    Disconnected {
+        /// Why, for people.
+        reason: String,
+    },
+    /// There can be no stream until somebody changes something in Postgres. Tried again now and then.
+    Unavailable(Unavailable),
+    /// A committed transaction.
+    Transaction(Transaction),
+    /// A mark has passed: everything that had committed when it was written has been told.
+    Mark {
+        /// Its number.
+        id: u64,
+        /// The stream's position.
+        position: Lsn,
+    },
+    /// Everything committed up to here has been told. (`Transaction` and `Mark` imply it for their own positions.)
+    Position(Lsn),
+}
+
+/// A committed transaction, as far as it concerns followed tables.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Transaction {
+    /// Its top-level id, what snapshots speak of.
+    pub xid: Xid32,
+    /// End of its commit record: what `Position` would say.
+    pub commit: Lsn,
+    /// When it committed, by Postgres's clock.
+    pub commit_time: PgMicros,
+    /// It is our own flush with that number: nothing else of it is told.
+    pub own_flush: Option<FlushSeq>,
+    /// What became of rows. Each row once, and none of a table in `truncated` or `invalidated`.
+    pub rows: Vec<RowOutcome>,
+    /// Emptied, and nothing was inserted afterwards.
+    pub truncated: Vec<TableOid>,
+    /// Any row of these tables may have changed.
+    pub invalidated: Vec<TableOid>,
+    /// The columns of these tables are no longer what they were, or not what the catalog says: load it anew.
+    pub schema_changed: Vec<TableOid>,
+}
+
+/// What a transaction did to one row.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RowOutcome {
+    /// Which row.
+    pub row: RowId,
+    /// What became of it.
+    pub outcome: Outcome,
+}
+
+/// See [`RowOutcome`].
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outcome {
+    /// The row is this now. A missing column is unchanged (a TOAST value that the WAL does not repeat) or dropped.
+    Put(Tuple),
+    /// The row is gone.
+    Delete,
+    /// The row changed, and the WAL does not say what it is now (generated columns, types without binary form).
+    Unknown,
+}

@@ -1,0 +1,242 @@
+//! The replication slot: whether it still holds what we have not seen, else a new one. Decides from what Postgres says; the few commands are at the end.
+
+use crate::connection::{Connection, TextRow};
+use crate::error::{Error, Unavailable};
+use ripen_pg::ids::Lsn;
+
+/// Which cluster this is (`IDENTIFY_SYSTEM`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Identity {
+    pub system_id: u64,
+    pub timeline: u32,
+}
+
+/// Up to where the stream was told, in which cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Told {
+    pub identity: Identity,
+    pub position: Lsn,
+}
+
+/// The slot as Postgres has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Slot {
+    pub ours: bool,
+    pub lost: bool,
+    pub confirmed: Lsn,
+}
+
+/// What to do with the slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Plan {
+    /// Stream from it.
+    Use { start: Lsn, resumed: bool },
+    /// Make it, after dropping what is left of an old one.
+    Make { drop_first: bool },
+    /// It belongs to someone else.
+    Refuse,
+}
+
+/// Nothing is missed only if the slot has not moved past what was told, in the same history of the same cluster.
+pub(crate) fn plan(slot: Option<&Slot>, identity: Identity, told: Option<Told>) -> Plan {
+    match slot {
+        None => Plan::Make { drop_first: false },
+        Some(slot) if !slot.ours => Plan::Refuse,
+        Some(slot) if slot.lost => Plan::Make { drop_first: true },
+        Some(slot) => match told {
+            Some(told) if told.identity == identity && slot.confirmed <= told.position => {
+                Plan::Use {
+                    start: told.position,
+                    resumed: true,
+                }
+            }
+            _ => Plan::Use {
+                start: slot.confirmed,
+                resumed: false,
+            },
+        },
+    }
+}
+
+/// Asks which cluster this is.
+pub(crate) async fn identify(connection: &mut Connection) -> Result<Identity, Error> {
+    let rows = connection.query("IDENTIFY_SYSTEM").await?;
+    let identity = || {
+        let row = rows.first()?;
+        Some(Identity {
+            system_id: field(row, 0)?.parse().ok()?,
+            timeline: field(row, 1)?.parse().ok()?,
+        })
+    };
+    identity().ok_or(Error::Unexpected("IDENTIFY_SYSTEM"))
+}
+
+/// Refuses a server whose WAL cannot be decoded.
+pub(crate) async fn check_wal_level(connection: &mut Connection) -> Result<(), Error> {
+    let rows = connection.query("SHOW wal_level").await?;
+    let level = rows.first().and_then(|row| field(row, 0));
+    match level.ok_or(Error::Unexpected("SHOW wal_level"))? {
+        "logical" => Ok(()),
+        other => Err(Error::Unavailable(Unavailable::wal_level(other))),
+    }
+}
+
+/// Looks the slot up.
+pub(crate) async fn find(connection: &mut Connection, name: &str) -> Result<Option<Slot>, Error> {
+    let sql = format!(
+        "SELECT slot_type = 'logical' AND plugin = 'pgoutput' AND database = current_database(), \
+         coalesce(wal_status = 'lost', false), confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = {}",
+        quote_literal(name)
+    );
+    let rows = connection.query(&sql).await?;
+    let Some(row) = rows.first() else {
+        return Ok(None);
+    };
+    let confirmed = field(row, 2).map_or(Ok(Lsn(0)), str::parse);
+    Ok(Some(Slot {
+        ours: field(row, 0) == Some("t"),
+        lost: field(row, 1) == Some("t"),
+        confirmed: confirmed.map_err(|_| Error::Unexpected("the look-up of the slot"))?,
+    }))
+}
+
+/// Makes the slot and answers where it begins. Waits for every transaction that writes now to end.
+pub(crate) async fn create(connection: &mut Connection, name: &str) -> Result<Lsn, Error> {
+    let command = format!(
+        "CREATE_REPLICATION_SLOT {} LOGICAL pgoutput NOEXPORT_SNAPSHOT",
+        quote_identifier(name)
+    );
+    let rows = connection.query(&command).await?;
+    let position = rows.first().and_then(|row| field(row, 1)?.parse().ok());
+    position.ok_or(Error::Unexpected("CREATE_REPLICATION_SLOT"))
+}
+
+/// Drops the slot, waiting for whoever still uses it.
+pub(crate) async fn drop(connection: &mut Connection, name: &str) -> Result<(), Error> {
+    let command = format!("DROP_REPLICATION_SLOT {} WAIT", quote_identifier(name));
+    connection.query(&command).await.map(|_| ())
+}
+
+/// Whether the publication is there now.
+pub(crate) async fn publication_exists(
+    connection: &mut Connection,
+    name: &str,
+) -> Result<bool, Error> {
+    let sql = format!(
+        "SELECT 1 FROM pg_publication WHERE pubname = {}",
+        quote_literal(name)
+    );
+    Ok(!connection.query(&sql).await?.is_empty())
+}
+
+/// START_REPLICATION for that slot and publication.
+pub(crate) fn start_command(slot: &str, publication: &str, start: Lsn) -> String {
+    format!(
+        "START_REPLICATION SLOT {} LOGICAL {start} (proto_version '1', publication_names {}, binary 'true', messages 'true')",
+        quote_identifier(slot),
+        quote_literal(&quote_identifier(publication)),
+    )
+}
+
+fn field(row: &TextRow, index: usize) -> Option<&str> {
+    row.get(index)?.as_deref()
+}
+
+/// A name as an identifier that means exactly it.
+pub(crate) fn quote_identifier(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// A text as a literal, with `standard_conforming_strings` on (which walsenders have; a backslash would be taken literally).
+pub(crate) fn quote_literal(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HERE: Identity = Identity {
+        system_id: 7,
+        timeline: 1,
+    };
+
+    fn slot(confirmed: u64) -> Slot {
+        Slot {
+            ours: true,
+            lost: false,
+            confirmed: Lsn(confirmed),
+        }
+    }
+
+    fn told(identity: Identity) -> Option<Told> {
+        let position = Lsn(100);
+        Some(Told { identity, position })
+    }
+
+    #[test]
+    fn a_slot_behind_what_was_told_is_resumed_without_repeating() {
+        let expected = Plan::Use {
+            start: Lsn(100),
+            resumed: true,
+        };
+        assert_eq!(plan(Some(&slot(90)), HERE, told(HERE)), expected);
+        assert_eq!(plan(Some(&slot(100)), HERE, told(HERE)), expected);
+    }
+
+    #[test]
+    fn a_slot_that_moved_on_without_us_has_a_gap() {
+        let expected = Plan::Use {
+            start: Lsn(101),
+            resumed: false,
+        };
+        assert_eq!(plan(Some(&slot(101)), HERE, told(HERE)), expected);
+    }
+
+    #[test]
+    fn another_history_is_never_resumed() {
+        for elsewhere in [
+            Identity {
+                timeline: 2,
+                ..HERE
+            },
+            Identity {
+                system_id: 8,
+                ..HERE
+            },
+        ] {
+            let planned = plan(Some(&slot(90)), elsewhere, told(HERE));
+            assert!(matches!(planned, Plan::Use { resumed: false, .. }));
+        }
+        let planned = plan(Some(&slot(90)), HERE, None);
+        assert!(matches!(planned, Plan::Use { resumed: false, .. }));
+    }
+
+    #[test]
+    fn lost_and_missing_slots_are_made_anew() {
+        let lost = Slot {
+            lost: true,
+            ..slot(90)
+        };
+        assert_eq!(
+            plan(Some(&lost), HERE, told(HERE)),
+            Plan::Make { drop_first: true }
+        );
+        assert_eq!(
+            plan(None, HERE, told(HERE)),
+            Plan::Make { drop_first: false }
+        );
+        let foreign = Slot {
+            ours: false,
+            ..slot(90)
+        };
+        assert_eq!(plan(Some(&foreign), HERE, None), Plan::Refuse);
+    }
+
+    #[test]
+    fn names_cannot_leave_their_quotes() {
+        let command = start_command("a\"b", "p'q", Lsn(0));
+        assert!(command.starts_with("START_REPLICATION SLOT \"a\"\"b\" LOGICAL 0/0 ("));
+        assert!(command.contains("publication_names '\"p''q\"'"));
+    }
+}

@@ -1,0 +1,407 @@
+//! What the replication stream means: messages in, events out. Decides only; `client` reads the connection and hands events over.
+//!
+//! ```text
+//! between ── Begin ──► open ── Relation, rows, Truncate, Message ──► open ── Commit ──► between
+//!    └─ keepalive: position                └─ our progress row: own flush, rows are skipped
+//! ```
+//! Invariants: an event is told only for a transaction that has ended; `passed` never goes back within a stream; memory of an open transaction is bounded.
+
+use crate::event::{Event, Outcome, RowOutcome, Transaction};
+use crate::limits::{ROW_OVERHEAD, TRANSACTION_BYTES_MAX};
+use crate::table::{Mapping, Table, WalRow, fill, is_incomplete};
+use foldhash::fast::RandomState;
+use indexmap::IndexMap;
+use progress::{Progress, Verdict};
+use ripen_cachestore::catalog::Catalog;
+use ripen_cachestore::change::{FlushSeq, RowId};
+use ripen_pg::ids::{Lsn, TableOid, Xid32};
+use ripen_pg::replication::PgMicros;
+use ripen_pg::replication::pgoutput::{Old, PgOutput, RelationMessage, TupleData};
+use std::collections::{BTreeSet, HashMap};
+
+mod progress;
+
+/// Prefix of our messages in the WAL.
+pub const MARK_PREFIX: &[u8] = b"ripen";
+
+/// Messages that cannot follow each other, or contradict what the stream said before. The connection must be made anew.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StreamError {
+    /// A message outside or inside a transaction where it cannot be.
+    #[error("replication message \"{0}\" out of order")]
+    OutOfOrder(&'static str),
+    /// A row of a table that was not described.
+    #[error("replication stream tells rows of table {} without describing it", .0.0)]
+    Undescribed(TableOid),
+    /// Our own progress table is not what it should be.
+    #[error("unexpected columns in \"ripen.progress\"")]
+    Progress,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Stream {
+    log: i32,
+    described: HashMap<TableOid, Described, RandomState>,
+    open: Option<Open>,
+    last_flush: Option<FlushSeq>,
+    passed: Lsn,
+    bytes_max: usize,
+}
+
+#[derive(Debug)]
+enum Described {
+    Progress(Progress),
+    Table(Table),
+}
+
+/// A transaction whose commit has not come yet.
+#[derive(Debug)]
+struct Open {
+    xid: Xid32,
+    own_flush: Option<FlushSeq>,
+    rows: IndexMap<RowId, Outcome, RandomState>,
+    bytes: usize,
+    /// Too large to keep rows: tables only.
+    collapsed: bool,
+    truncated: BTreeSet<TableOid>,
+    invalidated: BTreeSet<TableOid>,
+    schema_changed: BTreeSet<TableOid>,
+    marks: Vec<u64>,
+}
+
+impl Stream {
+    /// A stream that confirms the flushes of this log.
+    pub fn new(log: i32) -> Stream {
+        Stream {
+            log,
+            described: HashMap::default(),
+            open: None,
+            last_flush: None,
+            passed: Lsn(0),
+            bytes_max: TRANSACTION_BYTES_MAX,
+        }
+    }
+
+    /// A new connection: what was half told comes again, and tables are described again. `position` is where it begins.
+    pub fn restart(&mut self, position: Lsn) {
+        self.open = None;
+        self.passed = position;
+    }
+
+    /// Everything committed up to here has been told: what may be acknowledged.
+    pub fn passed(&self) -> Lsn {
+        self.passed
+    }
+
+    /// Postgres has read its WAL up to `wal_end` and told everything committed before.
+    pub fn keepalive(&mut self, wal_end: Lsn, tell: &mut impl FnMut(Event)) {
+        if self.open.is_none() && wal_end > self.passed {
+            self.passed = wal_end;
+        }
+        // Also told when it did not move: whoever asked learns that the stream is alive.
+        tell(Event::Position(self.passed));
+    }
+
+    /// Takes in one message.
+    pub fn handle(
+        &mut self,
+        message: PgOutput<'_>,
+        catalog: &Catalog,
+        tell: &mut impl FnMut(Event),
+    ) -> Result<(), StreamError> {
+        match message {
+            PgOutput::Begin { xid, .. } => self.begin(xid),
+            PgOutput::Commit {
+                end_lsn,
+                commit_time,
+                ..
+            } => self.commit(end_lsn, commit_time, tell),
+            PgOutput::Origin { .. } | PgOutput::Type { .. } => Ok(()),
+            PgOutput::Relation(relation) => self.describe(&relation),
+            PgOutput::Insert { table, new } => self.row(table, catalog, Row::New(new, None)),
+            PgOutput::Update { table, old, new } => self.row(table, catalog, Row::New(new, old)),
+            PgOutput::Delete { table, old } => self.row(table, catalog, Row::Gone(old)),
+            PgOutput::Truncate { tables, .. } => {
+                let open = self.open("Truncate")?;
+                tables.iter().for_each(|table| open.truncate(table));
+                Ok(())
+            }
+            PgOutput::Message {
+                transactional,
+                lsn,
+                prefix,
+                content,
+            } => self.message(transactional, lsn, prefix, content, tell),
+        }
+    }
+
+    /// A row of this table changed, in a message too large to be read.
+    pub fn oversized(&mut self, table: TableOid) -> Result<(), StreamError> {
+        self.open("row")?.invalidate(table);
+        Ok(())
+    }
+
+    fn open(&mut self, message: &'static str) -> Result<&mut Open, StreamError> {
+        self.open.as_mut().ok_or(StreamError::OutOfOrder(message))
+    }
+
+    fn begin(&mut self, xid: Xid32) -> Result<(), StreamError> {
+        if self.open.is_some() {
+            return Err(StreamError::OutOfOrder("Begin"));
+        }
+        self.open = Some(Open::new(xid));
+        Ok(())
+    }
+
+    fn commit(
+        &mut self,
+        end: Lsn,
+        time: PgMicros,
+        tell: &mut impl FnMut(Event),
+    ) -> Result<(), StreamError> {
+        let open = self.open.take().ok_or(StreamError::OutOfOrder("Commit"))?;
+        self.passed = self.passed.max(end);
+        if let Some(seq) = open.own_flush {
+            self.last_flush = Some(seq);
+        }
+        let (transaction, marks) = open.end(end, time);
+        let mut silent = marks.is_empty();
+        if let Some(transaction) = transaction {
+            tell(Event::Transaction(transaction));
+            silent = false;
+        }
+        for id in marks {
+            tell(Event::Mark { id, position: end });
+        }
+        if silent {
+            tell(Event::Position(end));
+        }
+        Ok(())
+    }
+
+    fn describe(&mut self, message: &RelationMessage<'_>) -> Result<(), StreamError> {
+        let table = message.table;
+        if let Some(progress) = Progress::recognise(message)? {
+            self.described.insert(table, Described::Progress(progress));
+            return Ok(());
+        }
+        let known = self.described.get(&table);
+        if let Some(Described::Table(known)) = known {
+            if known.same_shape(message) {
+                return Ok(());
+            }
+            if let Some(open) = &mut self.open {
+                open.schema_changed.insert(table);
+            }
+        }
+        let described = Described::Table(Table::new(message));
+        self.described.insert(table, described);
+        Ok(())
+    }
+
+    fn row(&mut self, table: TableOid, catalog: &Catalog, row: Row<'_>) -> Result<(), StreamError> {
+        let open = self.open.as_mut().ok_or(StreamError::OutOfOrder("row"))?;
+        let described = self.described.get_mut(&table);
+        match described.ok_or(StreamError::Undescribed(table))? {
+            Described::Progress(progress) => {
+                if let Row::New(new, old) = row
+                    && let Verdict::Flush(seq) =
+                        progress.judge(self.log, new, old, self.last_flush)?
+                {
+                    open.become_own(seq);
+                }
+            }
+            Described::Table(_) if open.own_flush.is_some() => {}
+            Described::Table(described) => {
+                let relation = catalog.relations.get(&table);
+                let (mapping, lost) = described.mapping(catalog, relation);
+                if lost {
+                    open.schema_changed.insert(table);
+                }
+                if open.invalidated.contains(&table) {
+                    return Ok(());
+                }
+                let taken = mapping.and_then(|mapping| open.take(&mapping, row));
+                if taken.is_none() {
+                    open.invalidate(table);
+                }
+                if open.bytes > self.bytes_max {
+                    open.collapse();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn message(
+        &mut self,
+        transactional: bool,
+        lsn: Lsn,
+        prefix: &[u8],
+        content: &[u8],
+        tell: &mut impl FnMut(Event),
+    ) -> Result<(), StreamError> {
+        let Some(id) = mark(prefix, content) else {
+            return Ok(());
+        };
+        if transactional {
+            self.open("Message")?.marks.push(id);
+        } else {
+            tell(Event::Mark { id, position: lsn });
+        }
+        Ok(())
+    }
+}
+
+/// The number of a mark; messages of others are none.
+fn mark(prefix: &[u8], content: &[u8]) -> Option<u64> {
+    if prefix != MARK_PREFIX {
+        return None;
+    }
+    std::str::from_utf8(content).ok()?.parse().ok()
+}
+
+/// A change of a row as the stream tells it.
+#[derive(Clone, Copy, Debug)]
+enum Row<'a> {
+    New(TupleData<'a>, Option<Old<'a>>),
+    Gone(Old<'a>),
+}
+
+impl Open {
+    fn new(xid: Xid32) -> Open {
+        Open {
+            xid,
+            own_flush: None,
+            rows: IndexMap::default(),
+            bytes: 0,
+            collapsed: false,
+            truncated: BTreeSet::new(),
+            invalidated: BTreeSet::new(),
+            schema_changed: BTreeSet::new(),
+            marks: Vec::new(),
+        }
+    }
+
+    /// This is our own flush: what it does to rows is known already.
+    fn become_own(&mut self, seq: FlushSeq) {
+        self.own_flush = Some(seq);
+        self.rows = IndexMap::default();
+        self.bytes = 0;
+        self.truncated.clear();
+        self.invalidated.clear();
+    }
+
+    /// Keeps what became of a row; `None`: the stream does not tell enough, the table must be invalidated.
+    fn take(&mut self, mapping: &Mapping, row: Row<'_>) -> Option<()> {
+        let table = mapping.table();
+        if self.collapsed || self.truncated.contains(&table) {
+            return None;
+        }
+        match row {
+            Row::Gone(old) => self.set(mapping.old_row(old)?, Outcome::Delete),
+            Row::New(new, old) => {
+                let mut now = mapping.put(new, old)?;
+                if let Some(old) = old {
+                    let was = mapping.old_row(old)?;
+                    if was != now.row {
+                        self.move_row(mapping, was, &mut now);
+                    }
+                }
+                self.put(mapping, now);
+            }
+        }
+        Some(())
+    }
+
+    /// The key changed: the row leaves its old place. Values that the stream does not repeat were at that place, not at the new one.
+    fn move_row(&mut self, mapping: &Mapping, was: RowId, now: &mut WalRow) {
+        let before = self.rows.get(&was).cloned();
+        self.set(was, Outcome::Delete);
+        if let Some(image) = now.image.take() {
+            now.image = match before {
+                _ if !is_incomplete(mapping, &image) => Some(image),
+                Some(Outcome::Put(before)) => {
+                    Some(fill(&image, &before)).filter(|image| !is_incomplete(mapping, image))
+                }
+                _ => None,
+            };
+        }
+    }
+
+    fn put(&mut self, mapping: &Mapping, now: WalRow) {
+        let outcome = match (now.image, self.rows.get(&now.row)) {
+            (None, _) => Outcome::Unknown,
+            (Some(image), None) => Outcome::Put(image),
+            (Some(image), Some(_)) if !is_incomplete(mapping, &image) => Outcome::Put(image),
+            (Some(image), Some(Outcome::Put(before))) => Outcome::Put(fill(&image, before)),
+            (Some(_), Some(Outcome::Delete | Outcome::Unknown)) => Outcome::Unknown,
+        };
+        self.set(now.row, outcome);
+    }
+
+    fn set(&mut self, row: RowId, outcome: Outcome) {
+        let weight = |outcome: &Outcome| match outcome {
+            Outcome::Put(image) => image.weight(),
+            Outcome::Delete | Outcome::Unknown => 0,
+        };
+        self.bytes += weight(&outcome);
+        let key_bytes = row.key.heap_weight();
+        match self.rows.insert(row, outcome) {
+            Some(before) => self.bytes -= weight(&before),
+            None => self.bytes += ROW_OVERHEAD + key_bytes,
+        }
+    }
+
+    fn truncate(&mut self, table: TableOid) {
+        if self.own_flush.is_none() && !self.invalidated.contains(&table) {
+            self.forget_rows(table);
+            self.truncated.insert(table);
+        }
+    }
+
+    fn invalidate(&mut self, table: TableOid) {
+        if self.own_flush.is_none() && self.invalidated.insert(table) {
+            self.forget_rows(table);
+            self.truncated.remove(&table);
+        }
+    }
+
+    /// The rows of the table are told by the table. The bytes they took stay counted, so that this cannot be repeated without end.
+    fn forget_rows(&mut self, table: TableOid) {
+        self.rows.retain(|row, _| row.table != table);
+    }
+
+    fn collapse(&mut self) {
+        self.collapsed = true;
+        let rows = std::mem::take(&mut self.rows);
+        self.invalidated.extend(rows.keys().map(|row| row.table));
+        self.bytes = 0;
+    }
+
+    fn end(self, commit: Lsn, commit_time: PgMicros) -> (Option<Transaction>, Vec<u64>) {
+        let rows = self.rows.into_iter();
+        let transaction = Transaction {
+            xid: self.xid,
+            commit,
+            commit_time,
+            own_flush: self.own_flush,
+            rows: rows
+                .map(|(row, outcome)| RowOutcome { row, outcome })
+                .collect(),
+            truncated: self.truncated.into_iter().collect(),
+            invalidated: self.invalidated.into_iter().collect(),
+            schema_changed: self.schema_changed.into_iter().collect(),
+        };
+        let says = transaction.own_flush.is_some()
+            || !transaction.rows.is_empty()
+            || !transaction.truncated.is_empty()
+            || !transaction.invalidated.is_empty()
+            || !transaction.schema_changed.is_empty();
+        (says.then_some(transaction), self.marks)
+    }
+}
+
+#[cfg(test)]
+mod tests;

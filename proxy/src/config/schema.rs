@@ -1,0 +1,247 @@
+//! The one list of keys: file, environment, flags, `SHOW ripen.config` and docs/CONFIGURATION.md all follow it. Never reads anything itself.
+
+use super::pattern::TablePattern;
+use super::units::{parse_bytes, parse_duration, show_bytes, show_duration};
+use super::{Config, Conflict, Durability, LogFormat, Mode, TableSettings, UpstreamUrl};
+use std::path::PathBuf;
+
+/// A key: how it is named, told about, set from text and shown as text.
+pub struct Key<T: 'static> {
+    /// In the file; upper case after `RIPEN_` in the environment, with `-` for `_` as a flag.
+    pub name: &'static str,
+    /// One line.
+    pub help: &'static str,
+    /// Sets it.
+    pub set: fn(&mut T, &str) -> Result<(), String>,
+    /// Shows it so that `set` reads it back (secrets excepted).
+    pub show: fn(&T) -> String,
+}
+
+macro_rules! keys {
+    ($target:ty; $($name:ident: $help:literal, $parse:expr, $show:expr;)*) => {
+        &[$(Key {
+            name: stringify!($name),
+            help: $help,
+            set: |target: &mut $target, text| {
+                target.$name = $parse(text)?;
+                Ok(())
+            },
+            show: |target: &$target| $show(&target.$name),
+        }),*]
+    };
+}
+
+/// Keys of the whole process.
+pub const GLOBAL: &[Key<Config>] = keys! { Config;
+    upstream: "URL of the system of record: postgres://user:password@host:port/database", UpstreamUrl::parse, ToString::to_string;
+    listen: "host:port for clients", parse_address, String::clone;
+    admin_listen: "host:port for /metrics, /live and /ready over HTTP", parse_address, String::clone;
+    data_dir: "folder of the log", parse_path, show_path;
+    write_behind: "tables whose writes are queued: patterns such as public.sessions, app.*", TablePattern::parse_list, show_patterns;
+    durability: "when a write is acknowledged: fsync or memory", parse_durability, show_durability;
+    memory_max: "bound on rows held in memory", parse_positive_bytes, |v: &u64| show_bytes(*v);
+    max_pending_bytes: "bound on acknowledged changes not yet in Postgres", parse_positive_bytes, |v: &u64| show_bytes(*v);
+    pending_wait: "how long a write waits at max_pending_bytes before it fails", parse_duration, |v: &_| show_duration(*v);
+    barrier_timeout: "how long a statement waits for the flush of what it could see", parse_positive_duration, |v: &_| show_duration(*v);
+    upstream_wait: "how long a statement waits for a Postgres that is away", parse_duration, |v: &_| show_duration(*v);
+    max_staleness: "lag of the hot cache above which reads go to Postgres", parse_positive_duration, |v: &_| show_duration(*v);
+    slot: "name of the logical replication slot, one per Ripen", parse_slot, String::clone;
+    catalog_poll: "how often the catalog is checked for outside changes", parse_positive_duration, |v: &_| show_duration(*v);
+    stop_timeout: "how long a graceful stop waits for transactions, and again for the queue", parse_duration, |v: &_| show_duration(*v);
+    tls_cert: "certificate chain (PEM) for TLS to clients", parse_optional_path, show_optional_path;
+    tls_key: "private key (PEM) for TLS to clients", parse_optional_path, show_optional_path;
+    max_clients: "client connections beyond this are refused", parse_count, ToString::to_string;
+    log_format: "how log lines look: text or json", parse_log_format, show_log_format;
+    log_level: "which log lines appear: error, warn, info, debug, trace, or tracing directives", parse_log_level, String::clone;
+};
+
+/// Keys of a `[[table]]` entry (beside `pattern` and `mode`); outside of entries they set the default for all tables.
+pub const TABLE: &[Key<TableSettings>] = keys! { TableSettings;
+    write_delay: "a pending row is ripe this long after its first change; 0 writes through", parse_duration, |v: &_| show_duration(*v);
+    batch_factor: "a flush takes rows of age >= (1 - batch_factor) * write_delay; 0 to 1", parse_factor, ToString::to_string;
+    write_max_batch: "rows per flush transaction", parse_count, ToString::to_string;
+    conflict: "outside change to a pending row: merge or database", parse_conflict, show_conflict;
+    exclusive: "true: nobody but Ripen writes the table", parse_bool, ToString::to_string;
+    memory_share: "largest part of memory_max for the table; above 0, at most 1", parse_share, ToString::to_string;
+    expiry: "clean rows are dropped this long after their load; \"never\" keeps them", parse_expiry, show_expiry;
+};
+
+/// Reads a mode.
+pub(super) fn parse_mode(text: &str) -> Result<Mode, String> {
+    choose(
+        text,
+        &[
+            ("off", Mode::Off),
+            ("read-through", Mode::ReadThrough),
+            ("write-behind", Mode::WriteBehind),
+        ],
+    )
+}
+
+/// Shows a mode as `parse_mode` reads it.
+pub fn show_mode(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Off => "off",
+        Mode::ReadThrough => "read-through",
+        Mode::WriteBehind => "write-behind",
+    }
+}
+
+fn choose<T: Copy>(text: &str, choices: &[(&str, T)]) -> Result<T, String> {
+    let found = choices.iter().find(|(name, _)| *name == text);
+    found.map(|(_, value)| *value).ok_or_else(|| {
+        let names: Vec<String> = choices
+            .iter()
+            .map(|(name, _)| format!("\"{name}\""))
+            .collect();
+        format!("\"{text}\" is not one of {}", names.join(", "))
+    })
+}
+
+fn parse_address(text: &str) -> Result<String, String> {
+    let (host, port) = text.rsplit_once(':').unwrap_or((text, ""));
+    if host.is_empty() || port.parse::<u16>().is_err() {
+        return Err(format!("\"{text}\" is not host:port"));
+    }
+    Ok(text.to_owned())
+}
+
+/// Postgres's own rule for names of slots.
+fn parse_slot(text: &str) -> Result<String, String> {
+    let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+    if text.is_empty() || text.len() > 63 || !text.chars().all(good) {
+        return Err(format!(
+            "\"{text}\" is not a slot name; write lower case letters, digits and \"_\""
+        ));
+    }
+    Ok(text.to_owned())
+}
+
+fn parse_path(text: &str) -> Result<PathBuf, String> {
+    if text.is_empty() {
+        return Err("is empty".to_owned());
+    }
+    Ok(PathBuf::from(text))
+}
+
+fn parse_optional_path(text: &str) -> Result<Option<PathBuf>, String> {
+    parse_path(text).map(Some)
+}
+
+fn parse_positive_duration(text: &str) -> Result<std::time::Duration, String> {
+    parse_duration(text).and_then(|value| positive(value, value.is_zero()))
+}
+
+fn parse_positive_bytes(text: &str) -> Result<u64, String> {
+    parse_bytes(text).and_then(|value| positive(value, value == 0))
+}
+
+fn positive<T>(value: T, zero: bool) -> Result<T, String> {
+    if zero {
+        Err("must be more than 0".to_owned())
+    } else {
+        Ok(value)
+    }
+}
+
+fn parse_count(text: &str) -> Result<usize, String> {
+    let value = text
+        .parse()
+        .map_err(|_| format!("\"{text}\" is not a whole number"))?;
+    positive(value, value == 0)
+}
+
+fn parse_bool(text: &str) -> Result<bool, String> {
+    choose(text, &[("true", true), ("false", false)])
+}
+
+fn parse_factor(text: &str) -> Result<f64, String> {
+    let value = text
+        .parse()
+        .ok()
+        .filter(|value| (0.0..=1.0).contains(value));
+    value.ok_or_else(|| format!("\"{text}\" is not a number from 0 to 1"))
+}
+
+fn parse_share(text: &str) -> Result<f64, String> {
+    parse_factor(text).and_then(|value| positive(value, value == 0.0))
+}
+
+fn parse_expiry(text: &str) -> Result<Option<std::time::Duration>, String> {
+    if text == "never" {
+        return Ok(None);
+    }
+    parse_positive_duration(text).map(Some)
+}
+
+fn parse_durability(text: &str) -> Result<Durability, String> {
+    choose(
+        text,
+        &[("fsync", Durability::Fsync), ("memory", Durability::Memory)],
+    )
+}
+
+fn parse_conflict(text: &str) -> Result<Conflict, String> {
+    choose(
+        text,
+        &[("merge", Conflict::Merge), ("database", Conflict::Database)],
+    )
+}
+
+fn parse_log_format(text: &str) -> Result<LogFormat, String> {
+    choose(
+        text,
+        &[("text", LogFormat::Text), ("json", LogFormat::Json)],
+    )
+}
+
+fn parse_log_level(text: &str) -> Result<String, String> {
+    tracing_subscriber::EnvFilter::builder()
+        .parse(text)
+        .map_err(|error| format!("\"{text}\" is not a level or a list of directives: {error}"))?;
+    Ok(text.to_owned())
+}
+
+fn show_path(path: &std::path::Path) -> String {
+    path.display().to_string()
+}
+
+fn show_optional_path(path: &Option<PathBuf>) -> String {
+    path.as_deref().map(show_path).unwrap_or_default()
+}
+
+fn show_patterns(patterns: &[TablePattern]) -> String {
+    patterns
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(",")
+}
+
+fn show_expiry(expiry: &Option<std::time::Duration>) -> String {
+    expiry.map_or_else(|| "never".to_owned(), show_duration)
+}
+
+fn show_durability(value: &Durability) -> String {
+    match value {
+        Durability::Fsync => "fsync",
+        Durability::Memory => "memory",
+    }
+    .to_owned()
+}
+
+fn show_conflict(value: &Conflict) -> String {
+    match value {
+        Conflict::Merge => "merge",
+        Conflict::Database => "database",
+    }
+    .to_owned()
+}
+
+fn show_log_format(value: &LogFormat) -> String {
+    match value {
+        LogFormat::Text => "text",
+        LogFormat::Json => "json",
+    }
+    .to_owned()
+}

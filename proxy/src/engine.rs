@@ -1,0 +1,454 @@
+//! What stands beside Postgres: answers sessions from the grid, queues their writes, and keeps barriers and ownership around what passes through.
+//! Does; `plan` and `eval` decide what a statement means, the grid decides what becomes of rows. Never parses or evaluates by itself.
+
+mod dead;
+mod errors;
+pub mod keeper;
+pub mod lost;
+mod plans;
+pub mod publisher;
+mod status;
+
+use crate::admin::StatusSource;
+use crate::config::Config;
+use crate::eval::{CommandTag, EvalError, Formats, Now, Params};
+use crate::metrics::Status;
+use crate::plan::{
+    self, Isolation, LocalCall, LocalPlan, Mode, PassPlan, Plan, ReadPlan, Reason, ScopeTemplate,
+    SessionFacts, WritePlan,
+};
+use crate::session::answerer::{Answerer, Asker, Outcome, Planned, Refusal};
+use bytes::BytesMut;
+use keeper::Keeper;
+use lost::Lost;
+use plans::PlanCache;
+use publisher::{Publisher, Withdrawn};
+use ripen_cachestore::catalog::Relation;
+use ripen_grid::change::RowId;
+use ripen_grid::grid::{Grid, GridError, Hold};
+use ripen_grid::limits::LOAD_ATTEMPTS_MAX;
+use ripen_grid::rows::{Found, Read};
+use ripen_grid::scope::Scope;
+use ripen_pg::ids::{TableOid, TypeOid};
+use ripen_pg::key::Key;
+use ripen_pg::sqlstate::ErrorFields;
+use ripen_pg::tuple::Tuple;
+use ripen_pg::value::Settings;
+use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
+use std::time::SystemTime;
+use tokio::sync::mpsc;
+
+pub use status::Counters;
+
+/// The answerer of real sessions.
+pub struct Engine {
+    /// The rows.
+    pub grid: Arc<Grid>,
+    /// The catalog.
+    pub keeper: Arc<Keeper>,
+    /// The publication.
+    pub publisher: Arc<Publisher>,
+    /// As configured.
+    pub config: Arc<Config>,
+    /// What happened, for status and metrics.
+    pub counters: Counters,
+    plans: PlanCache,
+    source: OnceLock<StatusSource>,
+    lost: mpsc::UnboundedSender<Lost>,
+}
+
+/// What a session's transaction in Postgres holds: ownership of scopes, and what must happen before its end is acknowledged.
+#[derive(Default)]
+pub struct Holds {
+    holds: Vec<Hold>,
+    withdrawn: Vec<Withdrawn>,
+    catalog_changes: bool,
+    snapshot_taken: bool,
+}
+
+impl Engine {
+    /// An engine over these parts.
+    /// `lost`: where transactions go whose connection was lost, see [`lost::release_lost`].
+    pub fn new(
+        grid: Arc<Grid>,
+        keeper: Arc<Keeper>,
+        config: Arc<Config>,
+        lost: mpsc::UnboundedSender<Lost>,
+    ) -> Engine {
+        let publisher = Publisher::new(keeper.store().clone(), grid.clone());
+        Engine {
+            grid,
+            keeper,
+            publisher: Arc::new(publisher),
+            config,
+            counters: Counters::default(),
+            plans: PlanCache::default(),
+            source: OnceLock::new(),
+            lost,
+        }
+    }
+
+    /// Where the numbers of sessions and hot cache come from, beside our own. Set once at start.
+    pub fn set_status_source(&self, source: StatusSource) {
+        // A second source would be our own mistake, and harmless.
+        let _ = self.source.set(source);
+    }
+
+    fn full_status(&self) -> Status {
+        self.source
+            .get()
+            .map_or_else(|| self.status(), |source| source())
+    }
+
+    /// How a relation is cached, by the configuration.
+    pub fn mode(&self, relation: &Relation) -> Mode {
+        keeper::mode(&self.config, relation)
+    }
+
+    fn try_read(
+        &self,
+        plan: &ReadPlan,
+        keys: &[Key],
+        params: &Params<'_>,
+        formats: Formats<'_>,
+        settings: &Settings,
+        out: &mut BytesMut,
+    ) -> Result<Result<u64, Vec<RowId>>, Refusal> {
+        let table = plan.table.oid;
+        let start = out.len();
+        let rows: Vec<RowId> = keys
+            .iter()
+            .map(|key| RowId {
+                table,
+                key: key.clone(),
+            })
+            .collect();
+        let fenced = || rows.iter().any(|row| self.grid.fences.has(row));
+        let followed = || self.grid.feed.followed(table);
+        let read = self.grid.rows.read(&rows, fenced, followed, |found| {
+            let unknown: Vec<RowId> = rows
+                .iter()
+                .zip(found)
+                .filter(|(_, found)| matches!(found, Found::Unknown))
+                .map(|(row, _)| row.clone())
+                .collect();
+            if !unknown.is_empty() {
+                return Ok(Err(unknown));
+            }
+            let tuples: Vec<Option<&Tuple>> = found.iter().map(Found::tuple).collect();
+            plan.render(&tuples, params, formats, settings, out).map(Ok)
+        });
+        match read {
+            Read::Fenced => Err(passed(
+                "fenced",
+                "the rows are owned by a passed-through transaction",
+            )),
+            Read::Apart => Err(passed(
+                "apart",
+                "some of the rows were just loaded and the hot cache has not come as far with the others",
+            )),
+            Read::Done(Ok(answer)) => Ok(answer),
+            Read::Done(Err(EvalError::PassThrough(why))) => {
+                out.truncate(start);
+                Err(passed("not-computed", why))
+            }
+        }
+    }
+
+    fn scope(
+        &self,
+        template: &ScopeTemplate,
+        params: Option<&Params<'_>>,
+        settings: &Settings,
+    ) -> Scope {
+        match template {
+            ScopeTemplate::Nothing => Scope::Nothing,
+            ScopeTemplate::Everything => Scope::Everything,
+            ScopeTemplate::Tables(tables) => self.cached_only(tables.iter().copied()),
+            ScopeTemplate::Keys(table, keys) => {
+                match params.map(|params| keys.keys(params, settings)) {
+                    Some(Ok(keys)) if self.cached(*table) => Scope::rows(
+                        keys.into_iter()
+                            .map(|key| RowId { table: *table, key })
+                            .collect(),
+                    ),
+                    _ => self.cached_only([*table].into_iter()),
+                }
+            }
+        }
+    }
+
+    /// Tables of which nothing is in memory need no care.
+    fn cached_only(&self, tables: impl Iterator<Item = TableOid>) -> Scope {
+        let tables: BTreeSet<_> = tables.filter(|table| self.cached(*table)).collect();
+        if tables.is_empty() {
+            Scope::Nothing
+        } else {
+            Scope::Tables(tables)
+        }
+    }
+
+    fn cached(&self, table: TableOid) -> bool {
+        let catalog = self.keeper.catalog();
+        catalog.relations.get(&table).is_none_or(|relation| {
+            relation.read_obstacles.is_empty() && self.mode(relation) != Mode::Off
+        })
+    }
+
+    /// Published tables that the statement may leave without replica identity are taken out first; they are held by now.
+    async fn withdraw(&self, plan: &PassPlan, holds: &mut Holds) {
+        let tables = plan.effects.unpublish.iter().copied();
+        let tables: BTreeSet<TableOid> = tables.filter(|table| self.cached(*table)).collect();
+        if !tables.is_empty() {
+            holds.withdrawn.push(self.publisher.withdraw(tables).await);
+        }
+    }
+
+    /// The transaction has ended in Postgres.
+    async fn end(&self, holds: Holds, changed: bool) {
+        // Before the catalog is read: that wakes the upkeep, which puts back what may be.
+        drop(holds.withdrawn);
+        if holds.catalog_changes && changed {
+            self.keeper.reload().await;
+        }
+        for hold in holds.holds {
+            self.grid.release(hold, changed);
+        }
+    }
+
+    async fn call(&self, call: &LocalCall) -> Result<&'static str, ErrorFields> {
+        match call {
+            LocalCall::Flush { table } => {
+                let scope = match table {
+                    None => Scope::Everything,
+                    Some(name) => keeper::resolve(&self.keeper.catalog(), name)
+                        .map(|table| Scope::Tables([table].into()))?,
+                };
+                self.grid
+                    .barrier(&scope)
+                    .await
+                    .map_err(|error| errors::of_grid(&error))?;
+            }
+            LocalCall::Replay(id) => self.keeper.replay_dead_letter(&self.grid, *id).await?,
+            LocalCall::Discard(id) => self.keeper.discard_dead_letter(*id).await?,
+            LocalCall::Route(_) => {}
+        }
+        Ok("CALL")
+    }
+}
+
+fn passed(code: &'static str, text: &'static str) -> Refusal {
+    Refusal::PassThrough(Reason::new(code, text))
+}
+
+fn refused(error: GridError) -> Refusal {
+    match error {
+        GridError::Owned => passed(
+            "owned",
+            "the rows are owned by a passed-through transaction",
+        ),
+        GridError::NotLoadable(_) => passed("not-loaded", "the rows could not be loaded"),
+        other => Refusal::Error(errors::of_grid(&other)),
+    }
+}
+
+/// Microseconds since 2000-01-01, Postgres's epoch.
+fn now_us() -> i64 {
+    const POSTGRES_EPOCH_UNIX_S: i64 = 946_684_800;
+    let since = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    since.as_micros() as i64 - POSTGRES_EPOCH_UNIX_S * 1_000_000
+}
+
+impl Answerer for Engine {
+    type Holds = Holds;
+
+    fn plans(&self) -> bool {
+        true
+    }
+
+    fn plan(&self, facts: &SessionFacts, sql: &[u8], declared: &[TypeOid]) -> Arc<Planned> {
+        let catalog = self.keeper.catalog();
+        let Ok(sql) = std::str::from_utf8(sql) else {
+            let plan = PassPlan::unknown(Reason::new("not-utf8", "the text is not UTF-8"));
+            return Arc::new(Planned {
+                plan: Plan::PassThrough(Arc::new(plan)),
+                epoch: catalog.epoch,
+            });
+        };
+        self.plans
+            .get_or_make(sql, declared, facts, catalog.epoch, || {
+                plan::plan(
+                    sql,
+                    declared,
+                    &catalog,
+                    &|relation| self.mode(relation),
+                    facts,
+                )
+            })
+    }
+
+    fn epoch(&self) -> ripen_cachestore::catalog::Epoch {
+        self.keeper.epoch()
+    }
+
+    fn is_current(&self, planned: &Planned) -> bool {
+        planned.epoch == self.keeper.epoch()
+    }
+
+    async fn read(
+        &self,
+        asker: Asker<'_>,
+        plan: &ReadPlan,
+        params: &Params<'_>,
+        formats: Formats<'_>,
+        out: &mut BytesMut,
+    ) -> Result<u64, Refusal> {
+        let keys = plan
+            .keys(params, asker.settings)
+            .map_err(|EvalError::PassThrough(why)| passed("not-computed", why))?;
+        for _ in 0..LOAD_ATTEMPTS_MAX {
+            if !self.grid.feed.serves(plan.table.oid) {
+                self.counters.bypassed.fetch_add(1, Ordering::Relaxed);
+                return Err(passed(
+                    "not-followed",
+                    "the table is not followed by the hot cache",
+                ));
+            }
+            match self.try_read(plan, &keys, params, formats, asker.settings, out)? {
+                Ok(rows) => {
+                    self.counters.reads.fetch_add(1, Ordering::Relaxed);
+                    return Ok(rows);
+                }
+                Err(unknown) => {
+                    self.counters.misses.fetch_add(1, Ordering::Relaxed);
+                    self.grid.load(&unknown).await.map_err(refused)?;
+                }
+            }
+        }
+        Err(passed(
+            "contended",
+            "the rows change faster than they can be loaded",
+        ))
+    }
+
+    async fn write(
+        &self,
+        asker: Asker<'_>,
+        plan: &WritePlan,
+        params: &Params<'_>,
+        formats: Formats<'_>,
+        out: &mut BytesMut,
+    ) -> Result<CommandTag, Refusal> {
+        let table = plan.table.oid;
+        let keys = plan
+            .keys(params, asker.settings)
+            .map_err(|EvalError::PassThrough(why)| passed("not-computed", why))?;
+        let rows: Vec<RowId> = keys.into_iter().map(|key| RowId { table, key }).collect();
+        if !self.grid.feed.serves(table) {
+            return Err(passed(
+                "not-followed",
+                "the table is not followed by the hot cache",
+            ));
+        }
+        let now = now_us();
+        let now = Now {
+            statement_us: now,
+            transaction_us: now,
+        };
+        let start = out.len();
+        let decided = self.grid.write(&rows, |images| {
+            out.truncate(start);
+            let decision = plan.decide(params, images, now, asker.settings, formats, out)?;
+            Ok::<_, EvalError>((decision.group, decision.tag))
+        });
+        match decided.await {
+            Ok(Ok(tag)) => {
+                self.counters.writes.fetch_add(1, Ordering::Relaxed);
+                Ok(tag)
+            }
+            Ok(Err(EvalError::PassThrough(why))) => Err(passed("not-computed", why)),
+            Err(error) => Err(refused(error)),
+        }
+    }
+
+    async fn enter(
+        &self,
+        asker: Asker<'_>,
+        plan: &PassPlan,
+        params: Option<&Params<'_>>,
+        isolation: Isolation,
+        holds: &mut Holds,
+    ) -> Result<(), ErrorFields> {
+        self.counters.passed(&plan.reason);
+        holds.catalog_changes |= plan.effects.ddl || plan.effects.grants;
+        let writes = self.scope(&plan.writes, params, asker.settings);
+        if !writes.is_nothing() && !holds.holds.iter().any(|hold| hold.covers(&writes)) {
+            let hold = self
+                .grid
+                .hold(writes)
+                .await
+                .map_err(|error| errors::of_grid(&error))?;
+            holds.holds.push(hold);
+        }
+        self.withdraw(plan, holds).await;
+        let snapshot = matches!(
+            isolation,
+            Isolation::RepeatableRead | Isolation::Serializable
+        );
+        let reads = match (snapshot, holds.snapshot_taken) {
+            (true, true) => Scope::Nothing,
+            (true, false) => Scope::Everything,
+            (false, _) => self.scope(&plan.reads, params, asker.settings),
+        };
+        holds.snapshot_taken |= snapshot;
+        self.grid
+            .barrier(&reads)
+            .await
+            .map_err(|error| errors::of_grid(&error))
+    }
+
+    async fn leave(&self, holds: Holds, outcome: Outcome) {
+        match outcome {
+            Outcome::Committed | Outcome::Unknown(None) => self.end(holds, true).await,
+            Outcome::RolledBack => self.end(holds, false).await,
+            // At a stop nobody takes it, and dropping it ends the holds.
+            Outcome::Unknown(Some(backend)) => drop(self.lost.send(Lost::new(holds, backend))),
+        }
+    }
+
+    async fn local(
+        &self,
+        asker: Asker<'_>,
+        plan: &LocalPlan,
+        describe: bool,
+        out: &mut BytesMut,
+    ) -> Result<(), ErrorFields> {
+        match plan {
+            LocalPlan::Show(shown) => status::show(self, asker.route, *shown, describe, out).await,
+            LocalPlan::Call(LocalCall::Route(sql)) => {
+                let planned = self.plan(asker.facts, sql.as_bytes(), &[]);
+                status::route(&planned.plan, describe, out);
+                Ok(())
+            }
+            LocalPlan::Call(call) => {
+                let tag = self.call(call).await?;
+                ripen_pg::wire::backend::command_complete(out, tag.as_bytes());
+                Ok(())
+            }
+            LocalPlan::Empty
+            | LocalPlan::Begin { .. }
+            | LocalPlan::Commit { .. }
+            | LocalPlan::Rollback { .. } => {
+                unreachable!("the session answers transaction commands itself")
+            }
+        }
+    }
+
+    fn describe_local(&self, plan: &LocalPlan, formats: Formats<'_>, out: &mut BytesMut) {
+        status::describe(self, plan, formats, out);
+    }
+}

@@ -1,0 +1,28 @@
+//! The errors that Ripen itself gives clients. Postgres's own errors never come here; they pass unchanged.
+
+use ripen_cachestore::StoreError;
+use ripen_grid::grid::GridError;
+use ripen_pg::sqlstate::{ErrorFields, SqlState};
+
+/// What a client is told when the grid did not do it.
+pub fn of_grid(error: &GridError) -> ErrorFields {
+    match error {
+        GridError::Full => ErrorFields::error(SqlState::INSUFFICIENT_RESOURCES, "too many changes are waiting to be written to Postgres")
+            .detail("The queue has been at its bound for longer than \"pending_wait\". Nothing was changed.")
+            .hint("Retry later. If Postgres is up, raise \"max_pending_bytes\" or look at SHOW ripen.queue for the reason."),
+        GridError::BarrierTimeout => ErrorFields::error(SqlState::LOCK_NOT_AVAILABLE, "canceling statement because acknowledged changes could not be written to Postgres in time")
+            .detail("The statement must see changes that are still in Ripen's queue. It was not started.")
+            .hint("Postgres may be away or a row may be locked: see SHOW ripen.queue. The bound is \"barrier_timeout\"."),
+        GridError::Log(_) => ErrorFields::error(SqlState::IO_ERROR, "the write-ahead log cannot take the change")
+            .detail("Whether the change was made is known only after a restart of Ripen.")
+            .hint("See Ripen's log for the cause."),
+        GridError::Owned | GridError::NotLoadable(_) => ErrorFields::error(SqlState::INTERNAL_ERROR, error.to_string()),
+    }
+}
+
+/// What a client is told when Ripen could not ask Postgres for itself.
+pub fn of_store(error: &StoreError) -> ErrorFields {
+    let state =
+        SqlState::from_bytes(error.sqlstate().as_bytes()).unwrap_or(SqlState::INTERNAL_ERROR);
+    ErrorFields::error(state, format!("Ripen could not ask Postgres: {error}"))
+}

@@ -1,0 +1,317 @@
+//! Keeps the catalog fresh: reads it at start, after DDL that passes through (before its end is acknowledged), and when a poll finds it changed.
+//! Does; what changed rows and plans mean is decided elsewhere (rows of changed tables are dropped, plans of old epochs are made anew).
+
+use super::errors;
+use crate::config::{Config, TableSettings};
+use crate::plan::Mode;
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use ripen_cachestore::catalog::{Catalog, Epoch, Relation};
+use ripen_cachestore::{Store, StoreError};
+use ripen_grid::change::RowId;
+use ripen_grid::grid::Grid;
+use ripen_pg::ids::TableOid;
+use ripen_pg::sqlstate::{ErrorFields, SqlState};
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+
+/// Called with the old and the new catalog before the new one is used.
+pub type OnChange = Box<dyn Fn(&Catalog, &Catalog) + Send + Sync>;
+
+/// Holds the newest catalog. Shared by all sessions.
+pub struct Keeper {
+    store: Store,
+    config: Arc<Config>,
+    current: Arc<ArcSwap<Catalog>>,
+    epoch: AtomicU64,
+    fingerprint: Mutex<String>,
+    loading: tokio::sync::Mutex<()>,
+    turns: Turns,
+    on_change: OnChange,
+    changed: watch::Sender<Epoch>,
+    loads: AtomicU64,
+    soon: Notify,
+}
+
+impl Keeper {
+    /// A keeper with an empty catalog of epoch 0, under which everything passes through.
+    pub fn new(
+        store: Store,
+        config: Arc<Config>,
+        current: Arc<ArcSwap<Catalog>>,
+        on_change: OnChange,
+    ) -> Keeper {
+        Keeper {
+            store,
+            config,
+            current,
+            epoch: AtomicU64::new(0),
+            fingerprint: Mutex::default(),
+            loading: tokio::sync::Mutex::default(),
+            turns: Turns::default(),
+            on_change,
+            changed: watch::Sender::new(Epoch(0)),
+            loads: AtomicU64::new(0),
+            soon: Notify::new(),
+        }
+    }
+
+    /// The newest catalog.
+    pub fn catalog(&self) -> Arc<Catalog> {
+        self.current.load_full()
+    }
+
+    /// The newest catalog's epoch.
+    pub fn epoch(&self) -> Epoch {
+        Epoch(self.epoch.load(Ordering::SeqCst))
+    }
+
+    /// Whether a catalog was ever read.
+    pub fn is_ready(&self) -> bool {
+        self.epoch() > Epoch(0)
+    }
+
+    /// The system of record.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Something hints at a schema change: poll now.
+    pub fn look_soon(&self) {
+        self.soon.notify_one();
+    }
+
+    /// How often the catalog was read.
+    pub fn loads(&self) -> u64 {
+        self.loads.load(Ordering::Relaxed)
+    }
+
+    /// Tells of new catalogs.
+    pub fn watch(&self) -> watch::Receiver<Epoch> {
+        self.changed.subscribe()
+    }
+
+    /// Reads the catalog anew. When this returns well, every plan made from now on knows what was committed before the call. Calls that wait meanwhile share the
+    /// next reading. Cancel safe.
+    pub async fn load(&self) -> Result<(), StoreError> {
+        let turn = self.turns.ask();
+        let _one_at_a_time = self.loading.lock().await;
+        if self.turns.is_served(turn) {
+            return Ok(());
+        }
+        let served = self.turns.begin();
+        let next = Epoch(self.epoch().0 + 1);
+        let catalog = self.store.load_catalog(next).await?;
+        self.loads.fetch_add(1, Ordering::Relaxed);
+        (self.on_change)(&self.current.load(), &catalog);
+        *self.fingerprint.lock() = catalog.fingerprint.clone();
+        self.current.store(Arc::new(catalog));
+        self.epoch.store(next.0, Ordering::SeqCst);
+        self.changed.send_replace(next);
+        self.turns.end(served);
+        Ok(())
+    }
+
+    /// Reads the catalog after DDL. If that fails, nothing is planned any more until a poll succeeds: an old catalog must not be used.
+    pub async fn reload(&self) {
+        if let Err(error) = self.load().await {
+            tracing::error!(%error, "cannot read the catalog after a schema change; everything passes through until it can be read");
+            self.distrust();
+        }
+    }
+
+    fn distrust(&self) {
+        let next = Epoch(self.epoch().0 + 1);
+        self.fingerprint.lock().clear();
+        self.current.store(Arc::new(Catalog {
+            epoch: next,
+            ..Catalog::default()
+        }));
+        self.epoch.store(next.0, Ordering::SeqCst);
+        self.changed.send_replace(next);
+    }
+
+    /// Polls for changes made behind Ripen's back, until stopped. Errors are logged once per change of state: Postgres may be away.
+    pub async fn run(self: Arc<Self>, stop: CancellationToken) {
+        let mut failing = false;
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = self.soon.notified() => {}
+                () = tokio::time::sleep(self.config.catalog_poll) => {}
+            }
+            match self.poll().await {
+                Ok(()) => failing = false,
+                Err(error) if !failing => {
+                    tracing::warn!(%error, "cannot ask Postgres for schema changes");
+                    failing = true;
+                }
+                Err(_) => {}
+            }
+        }
+    }
+
+    async fn poll(&self) -> Result<(), StoreError> {
+        let fingerprint = self.store.catalog_fingerprint().await?;
+        if *self.fingerprint.lock() != fingerprint {
+            self.load().await?;
+        }
+        Ok(())
+    }
+
+    /// Puts a dead letter's changes into the queue again. They count as new writes, whole rows of inserts and all assigned columns of updates.
+    pub async fn replay_dead_letter(&self, grid: &Arc<Grid>, id: i64) -> Result<(), ErrorFields> {
+        let group = self
+            .store
+            .replay(id)
+            .await
+            .map_err(|error| errors::of_store(&error))?
+            .ok_or_else(|| no_letter(id))?;
+        let rows: Vec<RowId> = group.rows.iter().map(|change| change.row.clone()).collect();
+        let written = grid
+            .write(&rows, |_| {
+                Ok::<_, std::convert::Infallible>((Some(group.clone()), ()))
+            })
+            .await;
+        if let Err(error) = written {
+            // The letter must not be lost between the table and the queue.
+            if let Err(reopen) = self.store.reopen(id).await {
+                tracing::error!(id, error = %reopen, "a dead letter that could not be replayed could not be opened again: set its resolution to null by hand");
+            }
+            return Err(errors::of_grid(&error));
+        }
+        Ok(())
+    }
+
+    /// Gives a dead letter up.
+    pub async fn discard_dead_letter(&self, id: i64) -> Result<(), ErrorFields> {
+        match self
+            .store
+            .discard(id)
+            .await
+            .map_err(|error| errors::of_store(&error))?
+        {
+            true => Ok(()),
+            false => Err(no_letter(id)),
+        }
+    }
+}
+
+fn no_letter(id: i64) -> ErrorFields {
+    ErrorFields::error(
+        SqlState::UNDEFINED_OBJECT,
+        format!("there is no open dead letter {id}"),
+    )
+    .hint("SHOW ripen.dead_letters lists the open ones.")
+}
+
+/// Who asked for a reading of the catalog, and whom the readings so far have served: a reading serves everybody who asked before it began.
+#[derive(Default)]
+struct Turns {
+    asked: AtomicU64,
+    served: AtomicU64,
+}
+
+impl Turns {
+    /// Asks for a reading; the answer is the place in the line.
+    fn ask(&self) -> u64 {
+        self.asked.fetch_add(1, Ordering::SeqCst) + 1
+    }
+
+    /// Whether a reading that began after that call of `ask` has ended well.
+    fn is_served(&self, turn: u64) -> bool {
+        self.served.load(Ordering::SeqCst) >= turn
+    }
+
+    /// A reading begins. It serves up to this place, if it ends well.
+    fn begin(&self) -> u64 {
+        self.asked.load(Ordering::SeqCst)
+    }
+
+    /// It has ended well.
+    fn end(&self, served: u64) {
+        self.served.fetch_max(served, Ordering::SeqCst);
+    }
+}
+
+/// How a relation is configured.
+pub fn settings(config: &Config, relation: &Relation) -> TableSettings {
+    config.table(&relation.schema, &relation.name)
+}
+
+/// How a relation is cached, by the configuration. Ripen's own tables never are.
+pub fn mode(config: &Config, relation: &Relation) -> Mode {
+    use crate::config::Mode as Configured;
+    if relation.schema == "ripen" {
+        return Mode::Off;
+    }
+    let settings = settings(config, relation);
+    match settings.mode {
+        Configured::Off => Mode::Off,
+        // No delay means write-through.
+        Configured::WriteBehind if !settings.write_delay.is_zero() => Mode::WriteBehind,
+        Configured::WriteBehind | Configured::ReadThrough => Mode::ReadThrough,
+    }
+}
+
+/// Whether rows of the relation may be in memory at all.
+pub fn cacheable(config: &Config, relation: &Relation) -> bool {
+    relation.read_obstacles.is_empty() && mode(config, relation) != Mode::Off
+}
+
+/// Tables whose rows in memory mean something else now, or nothing.
+pub fn changed_tables(old: &Catalog, new: &Catalog) -> HashSet<TableOid> {
+    let same = |old: &Relation, new: &Relation| {
+        old.shape() == new.shape() && old.primary_key == new.primary_key && old.width == new.width
+    };
+    let changed = old.relations.iter().filter(|(oid, relation)| {
+        !new.relations
+            .get(oid)
+            .is_some_and(|new| same(relation, new))
+    });
+    changed.map(|(oid, _)| *oid).collect()
+}
+
+/// A table by the name that a user wrote: `name` (in `public`) or `schema.name`.
+pub fn resolve(catalog: &Catalog, name: &str) -> Result<TableOid, ErrorFields> {
+    let (schema, table) = name.split_once('.').unwrap_or(("public", name));
+    let namespace = catalog.namespaces.get(schema);
+    let found =
+        namespace.and_then(|namespace| catalog.names.get(&(namespace.oid, table.to_owned())));
+    found.copied().ok_or_else(|| {
+        ErrorFields::error(
+            SqlState::UNDEFINED_TABLE,
+            format!("relation \"{name}\" does not exist"),
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Turns;
+
+    #[test]
+    fn a_reading_serves_those_who_asked_before_it_began() {
+        let turns = Turns::default();
+        let (first, second) = (turns.ask(), turns.ask());
+        let served = turns.begin();
+        let late = turns.ask();
+        assert!(!turns.is_served(first));
+        turns.end(served);
+        assert!(turns.is_served(first) && turns.is_served(second));
+        assert!(!turns.is_served(late));
+    }
+
+    #[test]
+    fn a_reading_that_failed_serves_nobody() {
+        let turns = Turns::default();
+        let turn = turns.ask();
+        turns.begin();
+        assert!(!turns.is_served(turn));
+        turns.end(turns.begin());
+        assert!(turns.is_served(turn));
+    }
+}

@@ -1,0 +1,193 @@
+//! Runs a [`ReadPlan`]: which keys, then rows to DataRows. Never decides where the rows come from.
+
+use super::bind::{Bound, bind};
+use super::expr::{Env, REFUSED, Scalar, order};
+use super::keys::Keys;
+use super::render::{computed_row, plain_row};
+use super::{EvalError, Formats, Params};
+use crate::plan::ReadPlan;
+use crate::plan::read::{ReadQuery, SortKey};
+use bytes::BytesMut;
+use ripen_pg::tuple::Tuple;
+use ripen_pg::value::{Settings, Value};
+use std::cmp::Ordering;
+
+impl ReadPlan {
+    /// The rows to fetch, in the order in which [`ReadPlan::render`] wants them. Empty when a key is NULL or outside its column's range.
+    pub fn keys(&self, params: &Params<'_>, settings: &Settings) -> Result<Keys, EvalError> {
+        let query = &self.query;
+        let bound = query.bind(params, settings)?;
+        let env = env(&bound, None, settings);
+        for expr in &query.prelude {
+            expr.eval(&env)?;
+        }
+        query.keys.resolve(&env)
+    }
+
+    /// Appends a DataRow for each row that is to be sent, and returns how many. `rows` are those of [`ReadPlan::keys`], in that order; `None` is an absent one.
+    /// On an error `out` is as it was.
+    pub fn render(
+        &self,
+        rows: &[Option<&Tuple>],
+        params: &Params<'_>,
+        formats: Formats<'_>,
+        settings: &Settings,
+        out: &mut BytesMut,
+    ) -> Result<u64, EvalError> {
+        let start = out.len();
+        let rendered = match self.query.is_plain {
+            true => self.render_plain(rows, formats, settings, out),
+            false => self.render_computed(rows, params, formats, settings, out),
+        };
+        if rendered.is_err() {
+            out.truncate(start);
+        }
+        rendered
+    }
+
+    fn render_plain(
+        &self,
+        rows: &[Option<&Tuple>],
+        formats: Formats<'_>,
+        settings: &Settings,
+        out: &mut BytesMut,
+    ) -> Result<u64, EvalError> {
+        let mut sent = 0;
+        for row in rows.iter().flatten() {
+            plain_row(&self.query.outputs, row, formats, settings, out)?;
+            sent += 1;
+        }
+        Ok(sent)
+    }
+
+    fn render_computed(
+        &self,
+        rows: &[Option<&Tuple>],
+        params: &Params<'_>,
+        formats: Formats<'_>,
+        settings: &Settings,
+        out: &mut BytesMut,
+    ) -> Result<u64, EvalError> {
+        let query = &self.query;
+        let bound = query.bind(params, settings)?;
+        let mut kept: Vec<&Tuple> = Vec::with_capacity(rows.len());
+        for row in rows.iter().flatten() {
+            if holds(&query.filter, &env(&bound, Some(row), settings))? {
+                kept.push(row);
+            }
+        }
+        if !query.order_by.is_empty() {
+            sort(&query.order_by, &mut kept, &bound, settings)?;
+        }
+        let fixed = env(&bound, None, settings);
+        let skipped = count(&query.offset, &fixed)?.unwrap_or(0);
+        let most = count(&query.limit, &fixed)?.unwrap_or(usize::MAX);
+        let mut sent = 0;
+        for row in kept.into_iter().skip(skipped).take(most) {
+            let env = env(&bound, Some(row), settings);
+            computed_row(&query.outputs, &env, formats, out)?;
+            sent += 1;
+        }
+        Ok(sent)
+    }
+}
+
+impl ReadQuery {
+    fn bind<'a>(&self, params: &Params<'a>, settings: &Settings) -> Result<Bound<'a>, EvalError> {
+        if self.keys.params.len() != params.values.len() {
+            return Err(EvalError::PassThrough("the number of parameters differs"));
+        }
+        bind(&self.keys.params, params, settings)
+    }
+}
+
+fn env<'a>(
+    params: &'a [Option<Scalar<'a>>],
+    row: Option<&'a Tuple>,
+    settings: &'a Settings,
+) -> Env<'a> {
+    Env {
+        params,
+        row,
+        excluded: None,
+        settings,
+        now: None,
+    }
+}
+
+/// Whether all conjuncts are true. All are evaluated: Postgres may look at them in another order, so an error in any is its business.
+pub(super) fn holds(filter: &[super::expr::Expr], env: &Env<'_>) -> Result<bool, EvalError> {
+    let mut all = true;
+    for condition in filter {
+        all &= condition.eval_truth(env)? == Some(true);
+    }
+    Ok(all)
+}
+
+/// LIMIT or OFFSET; NULL is none. A negative one is an error that Postgres raises.
+fn count(expr: &Option<super::expr::Expr>, env: &Env<'_>) -> Result<Option<usize>, EvalError> {
+    let Some(expr) = expr else { return Ok(None) };
+    match expr.eval(env)? {
+        None => Ok(None),
+        Some(Scalar::Value(Value::Int8(count))) => {
+            usize::try_from(count).map(Some).map_err(|_| REFUSED)
+        }
+        Some(_) => Err(REFUSED),
+    }
+}
+
+type Sorted<'a> = (Vec<Option<Scalar<'a>>>, &'a Tuple);
+
+fn sort<'a>(
+    keys: &'a [SortKey],
+    rows: &mut Vec<&'a Tuple>,
+    bound: &'a [Option<Scalar<'a>>],
+    settings: &'a Settings,
+) -> Result<(), EvalError> {
+    let mut sorted: Vec<Sorted<'a>> = Vec::with_capacity(rows.len());
+    for row in rows.drain(..) {
+        let env = env(bound, Some(row), settings);
+        let values = keys
+            .iter()
+            .map(|key| key.expr.eval(&env))
+            .collect::<Result<_, _>>()?;
+        sorted.push((values, row));
+    }
+    let mut failed = Ok(());
+    sorted.sort_by(|left, right| {
+        compare(keys, &left.0, &right.0).unwrap_or_else(|error| {
+            failed = Err(error);
+            Ordering::Equal
+        })
+    });
+    rows.extend(sorted.into_iter().map(|(_, row)| row));
+    failed
+}
+
+fn compare(
+    keys: &[SortKey],
+    left: &[Option<Scalar<'_>>],
+    right: &[Option<Scalar<'_>>],
+) -> Result<Ordering, EvalError> {
+    for (index, key) in keys.iter().enumerate() {
+        let ordering = match (&left[index], &right[index]) {
+            (None, None) => Ordering::Equal,
+            (None, Some(_)) if key.nulls_first => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (Some(_), None) if key.nulls_first => Ordering::Greater,
+            (Some(_), None) => Ordering::Less,
+            (Some(left), Some(right)) => {
+                let ordering = order(&key.expr, left, right, key.expr.order)?;
+                if key.descending {
+                    ordering.reverse()
+                } else {
+                    ordering
+                }
+            }
+        };
+        if ordering != Ordering::Equal {
+            return Ok(ordering);
+        }
+    }
+    Ok(Ordering::Equal)
+}

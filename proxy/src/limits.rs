@@ -1,0 +1,96 @@
+//! Every bound of this crate: the number, why that number, and what happens when it is reached.
+
+use std::time::Duration;
+
+/// Bytes waiting to be written to one side before the other side is read no further. Two socket buffers' worth: enough to keep both ends busy, small
+/// enough for thousands of sessions. Reached: the kernel's buffers fill up and TCP slows the sender down.
+pub const BUFFER_HIGH_BYTES: usize = 128 * 1024;
+
+/// Bytes read at once. One scratch buffer of this size per worker thread.
+pub const READ_CHUNK_BYTES: usize = 64 * 1024;
+
+/// Capacity that a session's buffer may keep while it is empty. Reached: the buffer is given back.
+pub const BUFFER_KEEP_BYTES: usize = 4 * 1024;
+
+/// Largest message that is held whole to be understood (Parse, Bind, Query). Reached: it streams through and counts as touching everything.
+pub const FRAME_HELD_BYTES_MAX: usize = 1024 * 1024;
+
+/// Largest message between login and the first ReadyForQuery, either way. Reached: the login is refused. Postgres itself takes 64 KiB.
+pub const LOGIN_FRAME_BYTES_MAX: usize = 64 * 1024;
+
+/// Postgres's own bound of a startup packet (`MAX_STARTUP_PACKET_LENGTH`). Reached: the connection is closed.
+pub const STARTUP_BYTES_MAX: usize = 10_000;
+
+/// Postgres's bound for messages that carry no data (`PQ_SMALL_MESSAGE_LIMIT`). Reached: Postgres is left to refuse it.
+pub const SMALL_FRAME_BYTES_MAX: usize = 10_000;
+
+/// Postgres's bound for messages that carry data (`PQ_LARGE_MESSAGE_LIMIT`). Reached: Postgres is left to refuse it.
+pub const LARGE_FRAME_BYTES_MAX: usize = 0x3fff_ffff - 1;
+
+/// Client connections when the configuration names no number. Reached: 53300, as Postgres says it.
+pub const CLIENTS_MAX: usize = 20_000;
+
+/// Replies awaited from Postgres within one pipeline. Reached: a Flush is sent and the client waits until some have come.
+pub const REPLIES_AWAITED_MAX: usize = 4096;
+
+/// Prepared statements remembered per session. Reached: further ones are prepared in Postgres only, and their executions count as touching everything.
+pub const STATEMENTS_MAX: usize = 10_000;
+
+/// Bytes of prepared statements remembered per session. Reached: as for their number.
+pub const STATEMENT_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// Portals remembered per session. Reached: as for statements.
+pub const PORTALS_MAX: usize = 1000;
+
+/// Time for a client to say what it wants (TLS and startup packet). Postgres's default `authentication_timeout`. Reached: closed without a word.
+pub const STARTUP_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Time to reach Postgres for a new session. Reached: FATAL 08006. Short, because clients have time-outs of their own.
+pub const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Idle time after which a session's connection to Postgres is closed, if the configuration names no other. Long enough for the pauses of a busy session,
+/// short enough for pools that keep hundreds of idle ones. Reached: the session opens a new one when it needs it.
+pub const PARK_AFTER: Duration = Duration::from_secs(60);
+
+/// The same for a connection that was used for nothing but the login: a client that has not needed Postgres at once may never do.
+pub const PARK_UNUSED_AFTER: Duration = Duration::from_secs(1);
+
+/// Time for a cancel request to be handed over. Reached: it is dropped, as Postgres drops those it cannot match.
+pub const CANCEL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Time that a session whose client is gone waits for Postgres to end its transaction. Reached: the outcome counts as unknown.
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Time at shutdown for transactions to end. Reached: their sessions are terminated as Postgres does at a fast shutdown.
+pub const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Shards of the plan cache. Planning is rare; the lock is held for a look-up only.
+pub const PLAN_CACHE_SHARDS: usize = 16;
+
+/// Plans in one shard. Reached: the shard is emptied.
+pub const PLAN_CACHE_SHARD_MAX: usize = 1024;
+
+/// Longest text whose plan is remembered, in bytes. Longer ones are planned each time.
+pub const PLAN_CACHE_TEXT_MAX: usize = 64 * 1024;
+
+/// Times from outside commit to memory kept for percentiles.
+pub const STALENESS_SAMPLES: usize = 1024;
+
+/// How often everything about Postgres is looked over although nothing hints at a change.
+pub const UPKEEP_PERIOD: Duration = Duration::from_secs(5);
+
+/// How long `/ready` waits for the hot cache once Postgres was reached. A slot waits for all transactions that run, which may be hours; reached, Ripen
+/// counts as ready without its cache, for it is a correct proxy all the same.
+pub const READY_WAIT: Duration = Duration::from_secs(10);
+
+/// How often Postgres is asked whether the backend of a lost connection is gone: how long its rows are Postgres's after that.
+pub const LOST_POLL: Duration = Duration::from_millis(200);
+
+/// Wait before a mark that could not be written is tried again.
+pub const MARK_RETRY: Duration = Duration::from_millis(200);
+
+/// How often the stream's position is compared with Postgres's.
+pub const FRESHNESS_PERIOD: Duration = Duration::from_millis(250);
+
+/// How long one look waits for old transactions to end before a newly published table is served. Reached: looked again in the next round.
+pub const YOUNG_WAIT: Duration = Duration::from_secs(1);

@@ -1,0 +1,216 @@
+//! What Ripen can tell about itself, as one plain value, and the one list of numbers that `/metrics` and `SHOW ripen.*` render.
+//! Never counts anything: whoever does the work counts, and the server fills a [`Status`] when asked.
+
+mod render;
+
+pub use render::{Answer, openmetrics, show};
+
+use serde::Serialize;
+
+/// A snapshot of everything that is shown. Filled on demand; numbers of different parts may be a moment apart.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Status {
+    /// Why this Ripen cannot serve now, for people; `None` when it can.
+    pub not_ready: Option<String>,
+    /// The single numbers.
+    pub totals: Totals,
+    /// Per table known to the catalog and not `off` by configuration.
+    pub tables: Vec<TableStatus>,
+    /// Per client connection.
+    pub clients: Vec<ClientStatus>,
+    /// How often statements got each plan, and why.
+    pub plans: Vec<PlanCount>,
+}
+
+/// One table.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct TableStatus {
+    /// Schema and name as in the catalog.
+    pub schema: String,
+    /// See `schema`.
+    pub name: String,
+    /// What the configuration says: `off`, `read-through`, `write-behind`.
+    pub mode: String,
+    /// Why it is not cached or not queued after all; empty when it is as the mode says.
+    pub obstacle: String,
+    /// Rows in memory, known-absent keys included.
+    pub cached_rows: u64,
+    /// Their bytes.
+    pub memory_bytes: u64,
+    /// Rows acknowledged and not known to be in Postgres.
+    pub pending_rows: u64,
+    /// Reads answered from memory.
+    pub hits: u64,
+    /// Times that a read had to load rows.
+    pub misses: u64,
+}
+
+/// One client connection.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct ClientStatus {
+    /// The backend process id that the client was told.
+    pub pid: u32,
+    /// Login role.
+    pub user: String,
+    /// Database.
+    pub database: String,
+    /// `application_name`.
+    pub application: String,
+    /// `host:port` of the client.
+    pub address: String,
+    /// Whether it holds a connection to Postgres.
+    pub upstream: bool,
+    /// Since the login.
+    pub connected_seconds: f64,
+}
+
+/// How many statements got one kind of plan for one reason.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct PlanCount {
+    /// `read`, `write`, `local`, `pass`.
+    pub kind: String,
+    /// The reason that `SHOW ripen.route` gives, from a bounded set.
+    pub reason: String,
+    /// Statements.
+    pub count: u64,
+}
+
+/// Whether a number only grows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Grows until the process ends.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+}
+
+/// Which part of Ripen a number is about; also the name after `SHOW ripen.`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Rows in memory.
+    Cache,
+    /// Pending rows, flushes and the log.
+    Queue,
+    /// The replication stream.
+    Hotcache,
+    /// Clients and connections to Postgres.
+    Sessions,
+}
+
+/// A number with its name (without the prefix `ripen_`).
+#[derive(Clone, Copy)]
+pub struct Metric {
+    /// Unit last, if it has one.
+    pub name: &'static str,
+    /// One sentence.
+    pub help: &'static str,
+    /// See [`Kind`].
+    pub kind: Kind,
+    /// See [`Part`].
+    pub part: Part,
+    /// Reads it.
+    pub get: fn(&Totals) -> f64,
+}
+
+macro_rules! totals {
+    ($($part:ident $kind:ident $name:ident: $type:ty, $help:literal;)*) => {
+        /// The single numbers.
+        #[derive(Clone, Debug, Default, Serialize)]
+        pub struct Totals {
+            $(#[doc = $help] pub $name: $type,)*
+        }
+
+        /// Every field of [`Totals`].
+        pub const METRICS: &[Metric] = &[$(Metric {
+            name: stringify!($name),
+            help: $help,
+            kind: Kind::$kind,
+            part: Part::$part,
+            get: |totals| totals.$name as f64,
+        }),*];
+    };
+}
+
+totals! {
+    Cache Counter hits: u64, "Reads answered from memory.";
+    Cache Counter misses: u64, "Times that a read had to load rows from Postgres.";
+    Cache Counter loads: u64, "Load queries sent to Postgres.";
+    Cache Counter loads_poisoned: u64, "Loads answered but not kept, because a fence or change passed them.";
+    Cache Counter evictions: u64, "Clean rows dropped for memory or age.";
+    Cache Gauge cached_rows: u64, "Rows in memory, known-absent keys included.";
+    Cache Gauge memory_bytes: u64, "Bytes held by rows in memory.";
+    Cache Gauge memory_max_bytes: u64, "Bound on memory_bytes.";
+    Cache Gauge process_bytes: u64, "Resident memory of the process.";
+    Cache Counter fences: u64, "Times that cached reads of a key, a table or everything were sent to Postgres for a while.";
+    Cache Gauge fences_open: u64, "Fences now in force.";
+    Cache Counter bypassed_reads: u64, "Cached reads sent to Postgres because the hot cache was behind or away.";
+    Queue Counter writes: u64, "Row changes acknowledged into the queue.";
+    Queue Counter coalesced_writes: u64, "Row changes that joined a row already pending.";
+    Queue Gauge pending_rows: u64, "Rows acknowledged and not known to be in Postgres.";
+    Queue Gauge pending_bytes: u64, "Bytes of pending rows.";
+    Queue Gauge pending_max_bytes: u64, "Bound on pending_bytes.";
+    Queue Gauge oldest_pending_seconds: f64, "Age of the oldest pending row.";
+    Queue Counter pending_waits: u64, "Writes that waited because pending_bytes was at its bound.";
+    Queue Counter pending_refusals: u64, "Writes refused because pending_bytes stayed at its bound.";
+    Queue Counter flushes: u64, "Flush transactions committed in Postgres.";
+    Queue Counter flushed_rows: u64, "Rows written by them.";
+    Queue Counter flush_seconds: f64, "Time spent in flush transactions.";
+    Queue Counter store_failures: u64, "Flush attempts that failed and were tried again or split.";
+    Queue Counter dead_letters: u64, "Commit groups put into ripen.dead_letter.";
+    Queue Counter conflicts: u64, "Outside changes that met a pending row.";
+    Queue Counter barrier_waits: u64, "Statements that waited for a flush.";
+    Queue Counter barrier_seconds: f64, "Time they waited.";
+    Queue Counter log_appends: u64, "Entries appended to the log.";
+    Queue Counter log_syncs: u64, "Times the log was forced to disk.";
+    Queue Counter log_sync_seconds: f64, "Time spent forcing the log to disk.";
+    Queue Gauge log_bytes: u64, "Bytes of log on disk.";
+    Hotcache Gauge hotcache_connected: u64, "1 while the replication stream is up.";
+    Hotcache Gauge hotcache_lag_bytes: u64, "WAL written by Postgres and not yet seen.";
+    Hotcache Gauge hotcache_lag_seconds: f64, "Time since the stream was last known to be at the end of the WAL.";
+    Hotcache Gauge outside_staleness_p50_seconds: f64, "Median time from an outside commit to its arrival in memory.";
+    Hotcache Gauge outside_staleness_p99_seconds: f64, "99th percentile of the same.";
+    Hotcache Counter hotcache_transactions: u64, "Transactions seen in the stream.";
+    Hotcache Counter hotcache_echoes: u64, "Those that were flushes of this Ripen.";
+    Hotcache Counter hotcache_changes: u64, "Row changes of others applied to memory.";
+    Hotcache Counter hotcache_invalidations: u64, "Rows dropped because a change did not tell the whole row.";
+    Hotcache Counter hotcache_restarts: u64, "Times the stream was opened again.";
+    Sessions Gauge clients: u64, "Client connections.";
+    Sessions Gauge clients_max: u64, "Bound on clients.";
+    Sessions Counter client_connections: u64, "Client connections accepted.";
+    Sessions Counter client_refusals: u64, "Client connections refused at the bound or while stopping.";
+    Sessions Gauge upstream_available: u64, "1 while Postgres answers.";
+    Sessions Gauge upstream_connections: u64, "Connections to Postgres held for clients.";
+    Sessions Counter upstream_dials: u64, "Connections to Postgres opened for clients.";
+    Sessions Counter catalog_loads: u64, "Times the catalog was read anew.";
+    Sessions Gauge uptime_seconds: f64, "Time since the start.";
+}
+
+impl Totals {
+    /// Ratios that follow from the numbers, with their meaning; 0 where nothing happened yet.
+    pub fn ratios(&self) -> [(&'static str, f64, &'static str); 3] {
+        let ratio = |part: u64, whole: u64| {
+            if whole == 0 {
+                0.0
+            } else {
+                part as f64 / whole as f64
+            }
+        };
+        [
+            (
+                "hit_ratio",
+                ratio(self.hits, self.hits + self.misses),
+                "Part of the reads that found all rows in memory.",
+            ),
+            (
+                "coalescing_ratio",
+                ratio(self.coalesced_writes, self.writes),
+                "Part of the row changes that joined a pending row.",
+            ),
+            (
+                "average_batch_rows",
+                ratio(self.flushed_rows, self.flushes),
+                "Rows per flush transaction.",
+            ),
+        ]
+    }
+}

@@ -1,0 +1,310 @@
+//! Turns a [`Status`] into the answer to `SHOW ripen.…` and into OpenMetrics text. Never shows a row value or a password.
+
+use super::{Kind, METRICS, Part, Status, Totals};
+use crate::config::Config;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
+use prometheus_client::registry::Registry;
+
+/// A small result set; every column is text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// Column names.
+    pub columns: Vec<&'static str>,
+    /// Rows of the same width.
+    pub rows: Vec<Vec<String>>,
+}
+
+/// Answers `SHOW ripen.<name>` for status, queue, hotcache, tables, clients, plans and config; `None` for any other name.
+pub fn show(name: &str, status: &Status, config: &Config) -> Option<Answer> {
+    Some(match name {
+        "status" => numbers(
+            status,
+            &[Part::Cache, Part::Queue, Part::Hotcache, Part::Sessions],
+        ),
+        "queue" => numbers(status, &[Part::Queue]),
+        "hotcache" => numbers(status, &[Part::Hotcache]),
+        "tables" => tables(status),
+        "clients" => clients(status),
+        "plans" => plans(status),
+        "config" => settings(config),
+        _ => return None,
+    })
+}
+
+fn numbers(status: &Status, parts: &[Part]) -> Answer {
+    let mut rows = Vec::new();
+    if parts.len() > 1 {
+        let ready = status.not_ready.clone().unwrap_or_else(|| "yes".to_owned());
+        rows.push(vec![
+            "ready".to_owned(),
+            ready,
+            "Why not, if not.".to_owned(),
+        ]);
+        for (name, value, help) in status.totals.ratios() {
+            rows.push(vec![name.to_owned(), number(value), help.to_owned()]);
+        }
+    }
+    for metric in METRICS.iter().filter(|metric| parts.contains(&metric.part)) {
+        let value = (metric.get)(&status.totals);
+        rows.push(vec![
+            metric.name.to_owned(),
+            number(value),
+            metric.help.to_owned(),
+        ]);
+    }
+    Answer {
+        columns: vec!["name", "value", "meaning"],
+        rows,
+    }
+}
+
+/// Whole numbers without a point, others with six digits.
+fn number(value: f64) -> String {
+    if value.fract() == 0.0 {
+        format!("{value:.0}")
+    } else {
+        format!("{value:.6}")
+    }
+}
+
+fn tables(status: &Status) -> Answer {
+    let row = |table: &super::TableStatus| {
+        let texts = [&table.schema, &table.name, &table.mode, &table.obstacle].map(String::clone);
+        let counts = [
+            table.cached_rows,
+            table.memory_bytes,
+            table.pending_rows,
+            table.hits,
+            table.misses,
+        ];
+        texts
+            .into_iter()
+            .chain(counts.map(|count| count.to_string()))
+            .collect()
+    };
+    Answer {
+        columns: vec![
+            "schema",
+            "name",
+            "mode",
+            "obstacle",
+            "cached_rows",
+            "memory_bytes",
+            "pending_rows",
+            "hits",
+            "misses",
+        ],
+        rows: status.tables.iter().map(row).collect(),
+    }
+}
+
+fn clients(status: &Status) -> Answer {
+    let row = |client: &super::ClientStatus| {
+        vec![
+            client.pid.to_string(),
+            client.user.clone(),
+            client.database.clone(),
+            client.application.clone(),
+            client.address.clone(),
+            client.upstream.to_string(),
+            number(client.connected_seconds),
+        ]
+    };
+    Answer {
+        columns: vec![
+            "pid",
+            "user",
+            "database",
+            "application",
+            "address",
+            "upstream",
+            "connected_seconds",
+        ],
+        rows: status.clients.iter().map(row).collect(),
+    }
+}
+
+fn plans(status: &Status) -> Answer {
+    let row = |plan: &super::PlanCount| {
+        vec![
+            plan.kind.clone(),
+            plan.reason.clone(),
+            plan.count.to_string(),
+        ]
+    };
+    Answer {
+        columns: vec!["kind", "reason", "count"],
+        rows: status.plans.iter().map(row).collect(),
+    }
+}
+
+fn settings(config: &Config) -> Answer {
+    let rows = config
+        .rows()
+        .into_iter()
+        .map(|(key, value, origin)| vec![key, value, origin]);
+    Answer {
+        columns: vec!["key", "value", "origin"],
+        rows: rows.collect(),
+    }
+}
+
+/// The whole status as OpenMetrics text (media type `application/openmetrics-text; version=1.0.0`).
+pub fn openmetrics(status: &Status) -> String {
+    let mut registry = Registry::with_prefix("ripen");
+    register_totals(&mut registry, &status.totals);
+    let ready = u64::from(status.not_ready.is_none());
+    registry.register("ready", "1 while this Ripen serves", ConstGauge::new(ready));
+    let plans = Family::<Vec<(String, String)>, Counter>::default();
+    for plan in &status.plans {
+        let labels = [("kind", &plan.kind), ("reason", &plan.reason)];
+        plans.get_or_create(&own(&labels)).inc_by(plan.count);
+    }
+    registry.register("statements", "Statements by plan and reason", plans);
+    register_tables(&mut registry, status);
+    let mut text = String::new();
+    encode(&mut text, &registry).expect("writing into a String does not fail");
+    text
+}
+
+/// The encoder ends help texts with a full stop itself.
+fn register_totals(registry: &mut Registry, totals: &Totals) {
+    for metric in METRICS {
+        let value = (metric.get)(totals);
+        let help = metric.help.trim_end_matches('.');
+        match metric.kind {
+            Kind::Counter => registry.register(metric.name, help, ConstCounter::new(value)),
+            Kind::Gauge => registry.register(metric.name, help, ConstGauge::new(value)),
+        }
+    }
+}
+
+type TableNumber = (&'static str, &'static str, fn(&super::TableStatus) -> u64);
+
+fn register_tables(registry: &mut Registry, status: &Status) {
+    let numbers: [TableNumber; 5] = [
+        ("table_cached_rows", "Rows in memory by table", |table| {
+            table.cached_rows
+        }),
+        ("table_memory_bytes", "Bytes in memory by table", |table| {
+            table.memory_bytes
+        }),
+        ("table_pending_rows", "Pending rows by table", |table| {
+            table.pending_rows
+        }),
+        (
+            "table_hits",
+            "Rows answered from memory by table, since the start",
+            |table| table.hits,
+        ),
+        (
+            "table_misses",
+            "Rows loaded by table, since the start",
+            |table| table.misses,
+        ),
+    ];
+    for (name, help, get) in numbers {
+        let family = Family::<Vec<(String, String)>, Gauge>::default();
+        for table in &status.tables {
+            let labels = own(&[("schema", &table.schema), ("table", &table.name)]);
+            family
+                .get_or_create(&labels)
+                .set(i64::try_from(get(table)).unwrap_or(i64::MAX));
+        }
+        registry.register(name, help, family);
+    }
+}
+
+fn own(labels: &[(&str, &String)]) -> Vec<(String, String)> {
+    labels
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), (*value).clone()))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{ClientStatus, PlanCount, TableStatus};
+    use super::*;
+
+    fn status() -> Status {
+        Status {
+            not_ready: None,
+            totals: Totals {
+                hits: 3,
+                misses: 1,
+                oldest_pending_seconds: 0.25,
+                ..Totals::default()
+            },
+            tables: vec![TableStatus {
+                schema: "public".to_owned(),
+                name: "we\"ird".to_owned(),
+                hits: 3,
+                ..TableStatus::default()
+            }],
+            clients: vec![ClientStatus::default()],
+            plans: vec![PlanCount {
+                kind: "read".to_owned(),
+                reason: "by primary key".to_owned(),
+                count: 7,
+            }],
+        }
+    }
+
+    #[test]
+    fn metrics_have_help_and_values() {
+        let text = openmetrics(&status());
+        for line in [
+            "# HELP ripen_hits Reads answered from memory.",
+            "# TYPE ripen_hits counter",
+            "ripen_hits_total 3.0",
+            "ripen_oldest_pending_seconds 0.25",
+            "ripen_statements_total{kind=\"read\",reason=\"by primary key\"} 7",
+            "ripen_table_hits{schema=\"public\",table=\"we\\\"ird\"} 3",
+            "ripen_ready 1",
+            "# EOF",
+        ] {
+            assert!(
+                text.lines().any(|found| found == line),
+                "no \"{line}\" in\n{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn every_answer_is_rectangular() {
+        let names = [
+            "status", "queue", "hotcache", "tables", "clients", "plans", "config",
+        ];
+        for name in names {
+            let answer = show(name, &status(), &Config::default()).expect(name);
+            assert!(!answer.rows.is_empty(), "{name} is empty");
+            assert!(
+                answer
+                    .rows
+                    .iter()
+                    .all(|row| row.len() == answer.columns.len()),
+                "{name}"
+            );
+        }
+        assert_eq!(show("nonsense", &status(), &Config::default()), None);
+    }
+
+    #[test]
+    fn ratios_are_shown_and_never_divide_by_zero() {
+        let answer = show("status", &status(), &Config::default()).expect("status");
+        let value = |name: &str| {
+            answer
+                .rows
+                .iter()
+                .find(|row| row[0] == name)
+                .map(|row| row[1].clone())
+        };
+        assert_eq!(value("hit_ratio").as_deref(), Some("0.750000"));
+        assert_eq!(value("average_batch_rows").as_deref(), Some("0"));
+        assert_eq!(value("ready").as_deref(), Some("yes"));
+    }
+}

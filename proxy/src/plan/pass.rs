@@ -1,0 +1,140 @@
+//! The plan of everything that goes to Postgres: what it may read and write, and what else it does. Widening a scope is always allowed, narrowing never.
+
+use super::effects::Effects;
+use super::names::Names;
+use super::narrow::Narrow;
+use super::parse::NodeEnum;
+use super::reason::Reason;
+use super::scope::ScopeTemplate;
+use super::touch::{Reach, Touch};
+
+/// A text for Postgres.
+#[derive(Clone, Debug)]
+pub struct PassPlan {
+    /// What it may see: barrier on it.
+    pub reads: ScopeTemplate,
+    /// What it may change or lock: ownership of it until the transaction ends.
+    pub writes: ScopeTemplate,
+    /// What else it does.
+    pub effects: Effects,
+    /// Why it is not answered here.
+    pub reason: Reason,
+    /// What made a scope everything, if something did.
+    pub widened: Option<&'static str>,
+    /// What it is (of several statements: the first).
+    pub kind: StatementKind,
+}
+
+impl PassPlan {
+    /// A text of which nothing is known.
+    pub fn unknown(reason: Reason) -> PassPlan {
+        PassPlan {
+            reads: ScopeTemplate::Everything,
+            writes: ScopeTemplate::Everything,
+            effects: Effects {
+                ddl: true,
+                grants: true,
+                settings: true,
+                temp_tables: true,
+                temp_opaque: true,
+                code: true,
+                ..Effects::default()
+            },
+            reason,
+            widened: Some("the statement is not understood"),
+            kind: StatementKind::Unknown,
+        }
+    }
+
+    /// What these statements may touch. `narrow` narrows the scopes where the statement touches nothing but that table, once.
+    pub fn of(
+        names: Names<'_>,
+        statements: &[NodeEnum],
+        narrow: Option<Narrow>,
+        reason: impl FnOnce(StatementKind) -> Reason,
+    ) -> PassPlan {
+        let mut touch = Touch::new(names);
+        let kinds: Vec<StatementKind> = statements
+            .iter()
+            .map(|statement| walk(&mut touch, statement))
+            .collect();
+        touch.effects.multi = statements.len() > 1;
+        if !names.facts.plain_settings && !(touch.reads == Reach::default()) {
+            touch.everything("a setting changes how statements are read");
+        }
+        let narrow = narrow.filter(|_| touch.references == 1);
+        let kind = kinds.first().copied().unwrap_or(StatementKind::Empty);
+        PassPlan {
+            reads: narrowed(touch.reads, narrow.as_ref().filter(|narrow| narrow.reads)),
+            writes: narrowed(touch.writes, narrow.as_ref().filter(|narrow| narrow.writes)),
+            effects: touch.effects,
+            reason: reason(kind),
+            widened: touch.widened,
+            kind,
+        }
+    }
+}
+
+/// Walks one statement of several. After one that changes what names mean, the others may mean anything.
+fn walk(touch: &mut Touch<'_>, statement: &NodeEnum) -> StatementKind {
+    let effects = &touch.effects;
+    let unsure = effects.ddl || effects.settings || effects.temp_tables || effects.code;
+    let before = touch.references + touch.unresolved;
+    let kind = touch.any_statement(statement);
+    if unsure && before != touch.references + touch.unresolved {
+        touch.everything("an earlier statement of the text changes what names mean");
+    }
+    kind
+}
+
+fn narrowed(reach: Reach, narrow: Option<&Narrow>) -> ScopeTemplate {
+    match narrow {
+        Some(narrow) if !reach.everything && reach.tables.iter().eq([&narrow.table]) => {
+            ScopeTemplate::Keys(narrow.table, narrow.keys.clone())
+        }
+        _ => reach.scope(),
+    }
+}
+
+/// What a statement is, for counting and for the session's care.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum StatementKind {
+    /// Unparsable, or newer than our grammar.
+    Unknown,
+    /// No statement at all.
+    Empty,
+    /// SELECT, VALUES, TABLE.
+    Select,
+    /// INSERT.
+    Insert,
+    /// UPDATE.
+    Update,
+    /// DELETE.
+    Delete,
+    /// MERGE.
+    Merge,
+    /// COPY.
+    Copy,
+    /// TRUNCATE.
+    Truncate,
+    /// BEGIN and its kin.
+    Transaction,
+    /// SET, RESET, SHOW, DISCARD.
+    Setting,
+    /// DECLARE, FETCH, MOVE, CLOSE.
+    Cursor,
+    /// PREPARE, EXECUTE, DEALLOCATE.
+    Prepared,
+    /// EXPLAIN.
+    Explain,
+    /// LISTEN, NOTIFY, UNLISTEN.
+    Notify,
+    /// LOCK TABLE.
+    Lock,
+    /// CALL, DO.
+    Code,
+    /// VACUUM, ANALYZE, CLUSTER, REINDEX, CHECKPOINT.
+    Maintenance,
+    /// CREATE, ALTER, DROP, GRANT, COMMENT and so on.
+    Ddl,
+}

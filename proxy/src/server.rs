@@ -1,0 +1,431 @@
+//! Starts and stops everything, in one visible order. Never serves a client itself.
+//!
+//! Start: listeners → log (all that was acknowledged is applied) → tasks that keep up with Postgres → clients. Postgres need not be there.
+//! Stop: no new clients → sessions end their transactions → what is pending is flushed (bounded) → the slot is given back → the log closes.
+
+mod follow;
+mod upkeep;
+
+use crate::accept::{self, Front, Listener};
+use crate::admin::{self, StatusSource};
+use crate::config::{Config, Durability};
+use crate::engine::Engine;
+use crate::engine::keeper::{self, Keeper};
+use crate::engine::lost::release_lost;
+use crate::engine::publisher;
+use crate::metrics::{ClientStatus, Status};
+use crate::registry::Entry;
+use crate::tls;
+use arc_swap::ArcSwap;
+use follow::{FollowStats, Follower};
+use ripen_cachestore::catalog::Catalog;
+use ripen_cachestore::upstream::UpstreamError;
+use ripen_cachestore::{Store, Upstream, failpoint};
+use ripen_grid::flusher::{FlusherError, Pace};
+use ripen_grid::grid::{Grid, GridOptions};
+use ripen_grid::log::{self, LogError, LogOptions};
+use ripen_grid::node::{Node, NodeParts};
+use ripen_grid::scope::Scope;
+use ripen_hotcache::HotCache;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use tokio::net::TcpListener;
+use tokio::sync::{Notify, mpsc};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use upkeep::{Readiness, Upkeep};
+
+/// The log's number in `ripen.progress`: one log for now.
+const LOG_NUMBER: i32 = 0;
+
+/// Why Ripen did not start, or ended by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// `host:port`.
+        address: String,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The upstream URL.
+    #[error(transparent)]
+    Upstream(#[from] UpstreamError),
+    /// The certificate or key.
+    #[error("cannot use the TLS certificate: {0}")]
+    Tls(String),
+    /// The log cannot be opened, or broke.
+    #[error("the write-ahead log failed: {0}")]
+    Log(#[from] LogError),
+    /// Flushing must not go on.
+    #[error(transparent)]
+    Flusher(#[from] FlusherError),
+    /// The admin server or the listener broke.
+    #[error("serving ended: {0}")]
+    Serve(#[from] io::Error),
+}
+
+fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| since.as_millis() as u64)
+}
+
+/// Serves until `stop` is cancelled, or until it must not go on; returns when everything has ended.
+///
+/// # Errors
+/// See [`StartError`].
+pub async fn run(config: Config, stop: CancellationToken) -> Result<(), StartError> {
+    let config = Arc::new(config);
+    let clients = listen(&config.listen).await?;
+    let admin = listen(&config.admin_listen).await?;
+    let upstream: Upstream = config.upstream.as_str().parse()?;
+    let tls = match (&config.tls_cert, &config.tls_key) {
+        (Some(cert), Some(key)) => {
+            Some(tls::acceptor(cert, key).map_err(|error| StartError::Tls(error.to_string()))?)
+        }
+        _ => None,
+    };
+    let store = Store::new(upstream.clone());
+    let current: Arc<ArcSwap<Catalog>> = Arc::default();
+    let parts = node_parts(&config, &store, &current);
+    let node = Node::open(log_options(&config), parts).await?;
+    let server = Server::assemble(config, store, current, &node);
+    server.start();
+    let front = Arc::new(Front {
+        tls,
+        clients_max: server.config.max_clients,
+        dial_timeout: server.config.upstream_wait,
+        stop,
+        ..Front::new(upstream.target, server.engine.clone())
+    });
+    let source = server.status_source(front.clone());
+    let admin = admin::serve(admin, source, server.stop.clone());
+    server.tasks.spawn(admin);
+    tracing::info!(listen = %server.config.listen, admin = %server.config.admin_listen, upstream = %server.config.upstream, "serving");
+    let ended = server.serve(clients, front, node).await;
+    server.stop.cancel();
+    server.tasks.close();
+    server.tasks.wait().await;
+    ended
+}
+
+fn log_options(config: &Config) -> LogOptions {
+    let mut options = LogOptions::new(config.data_dir.join("log"));
+    if failpoint::armed("small-log") {
+        // Snapshots come after seconds, not after hours.
+        (options.segment_bytes, options.snapshot_after_bytes) = (32 << 10, 64 << 10);
+    }
+    options.durability = match config.durability {
+        Durability::Fsync => log::Durability::Fsync,
+        Durability::Memory => log::Durability::Memory,
+    };
+    options
+}
+
+fn node_parts(config: &Arc<Config>, store: &Store, current: &Arc<ArcSwap<Catalog>>) -> NodeParts {
+    let (catalog, paced, settings) = (current.clone(), current.clone(), config.clone());
+    NodeParts {
+        store: store.clone(),
+        catalog: Arc::new(move || catalog.load_full()),
+        pace: Arc::new(move |table| {
+            let relation = paced.load().relations.get(&table).cloned();
+            let table = match relation {
+                Some(relation) => keeper::settings(&settings, &relation),
+                None => settings.table_defaults.clone(),
+            };
+            Pace {
+                write_delay_ms: table.write_delay.as_millis() as u64,
+                batch_factor: table.batch_factor,
+                write_max_batch: table.write_max_batch,
+            }
+        }),
+        options: GridOptions {
+            pending_bytes_max: config.max_pending_bytes,
+            pending_wait: config.pending_wait,
+            barrier_timeout: config.barrier_timeout,
+        },
+        memory_max_bytes: config.memory_max,
+        log_number: LOG_NUMBER,
+        clock: unix_ms,
+        chance: rand::random::<f64>,
+    }
+}
+
+/// The parts that run beside the sessions.
+struct Server {
+    config: Arc<Config>,
+    store: Store,
+    grid: Arc<Grid>,
+    keeper: Arc<Keeper>,
+    engine: Arc<Engine>,
+    followed: Arc<FollowStats>,
+    readiness: Arc<Readiness>,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+    started: Instant,
+}
+
+impl Server {
+    fn assemble(
+        config: Arc<Config>,
+        store: Store,
+        current: Arc<ArcSwap<Catalog>>,
+        node: &Node,
+    ) -> Server {
+        let grid = node.grid.clone();
+        let rows = grid.rows.clone();
+        let on_change = Box::new(move |old: &Catalog, new: &Catalog| {
+            let changed = keeper::changed_tables(old, new);
+            changed.into_iter().for_each(|table| rows.drop_table(table));
+        });
+        let keeper = Keeper::new(store.clone(), config.clone(), current, on_change);
+        let keeper = Arc::new(keeper);
+        let stop = CancellationToken::new();
+        let tasks = TaskTracker::new();
+        let (lose, lost) = mpsc::unbounded_channel();
+        let engine = Engine::new(grid.clone(), keeper.clone(), config.clone(), lose);
+        let engine = Arc::new(engine);
+        tasks.spawn(release_lost(
+            engine.clone(),
+            store.clone(),
+            lost,
+            stop.clone(),
+        ));
+        Server {
+            config,
+            store,
+            grid,
+            keeper,
+            engine,
+            followed: Arc::default(),
+            readiness: Arc::default(),
+            stop,
+            tasks,
+            started: Instant::now(),
+        }
+    }
+
+    fn start(&self) {
+        let (attention, migrated) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let upkeep = Upkeep {
+            store: self.store.clone(),
+            grid: self.grid.clone(),
+            keeper: self.keeper.clone(),
+            publisher: self.engine.publisher.clone(),
+            config: self.config.clone(),
+            attention: attention.clone(),
+            readiness: self.readiness.clone(),
+            migrated: migrated.clone(),
+            young: Default::default(),
+            started: self.started,
+        };
+        let follower = Follower {
+            grid: self.grid.clone(),
+            keeper: self.keeper.clone(),
+            attention,
+            stats: self.followed.clone(),
+            clock: unix_ms,
+        };
+        let stop = || self.stop.clone();
+        self.tasks.spawn(upkeep.run(stop()));
+        self.tasks.spawn(self.keeper.clone().run(stop()));
+        self.tasks
+            .spawn(emit_marks(self.store.clone(), self.grid.clone(), stop()));
+        self.tasks.spawn(self.hot_cache(follower, migrated));
+    }
+
+    /// The stream starts when the schema `ripen` stands, for its publication is made of it.
+    fn hot_cache(
+        &self,
+        follower: Follower,
+        migrated: Arc<Notify>,
+    ) -> impl Future<Output = ()> + use<> {
+        let (store, grid, keeper) = (self.store.clone(), self.grid.clone(), self.keeper.clone());
+        let (max_staleness, stop) = (self.config.max_staleness, self.stop.clone());
+        let slot = self.config.slot.clone();
+        async move {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = migrated.notified() => {}
+            }
+            let hot_cache = HotCache::new(ripen_hotcache::Options {
+                upstream: store.upstream().clone(),
+                slot,
+                publication: publisher::PUBLICATION.to_owned(),
+                log: LOG_NUMBER,
+                drop_slot_on_stop: true,
+            });
+            let freshness =
+                watch_freshness(store, grid, hot_cache.prober(), max_staleness, stop.clone());
+            let follow = hot_cache.run(
+                move || keeper.catalog(),
+                move |event| follower.take(event),
+                stop,
+            );
+            tokio::join!(follow, freshness);
+        }
+    }
+
+    async fn serve(
+        &self,
+        clients: TcpListener,
+        front: Arc<Front<Engine>>,
+        mut node: Node,
+    ) -> Result<(), StartError> {
+        let log = node.log();
+        let ended = tokio::select! {
+            () = accept::serve(Listener::Tcp(clients), front.clone()) => Ok(()),
+            error = log.failed() => Err(StartError::Log(error)),
+            flusher = &mut node.flusher => match flusher {
+                Ok(Ok(())) => Ok(()),
+                Ok(Err(error)) => Err(StartError::Flusher(error)),
+                Err(panic) => Err(StartError::Serve(io::Error::other(panic))),
+            },
+        };
+        front.stop.cancel();
+        front.kill.cancel();
+        if ended.is_ok() {
+            self.drain().await;
+        }
+        node.close().await;
+        ended
+    }
+
+    async fn drain(&self) {
+        let pending = self.grid.schedule.stats().pending_rows;
+        tracing::info!(pending, "stopping: writing what is pending to Postgres");
+        let barrier = self.grid.barrier(&Scope::Everything);
+        let drained = tokio::time::timeout(self.config.stop_timeout, barrier).await;
+        let left = self.grid.schedule.stats();
+        match drained {
+            Ok(Ok(())) => tracing::info!("nothing is pending"),
+            _ => tracing::warn!(
+                rows = left.pending_rows + left.flushing_rows,
+                "pending rows are left in the log; the next start writes them"
+            ),
+        }
+    }
+
+    fn status_source(&self, front: Arc<Front<Engine>>) -> StatusSource {
+        let (engine, followed) = (Arc::downgrade(&self.engine), self.followed.clone());
+        let (readiness, started) = (self.readiness.clone(), self.started);
+        let store = self.store.clone();
+        let front = Arc::downgrade(&front);
+        let source: StatusSource = Arc::new(move || {
+            let mut status = engine
+                .upgrade()
+                .map_or_else(Status::default, |engine| engine.status());
+            if let Some(front) = front.upgrade() {
+                fill(&mut status, &front, &followed, started);
+                status.totals.upstream_available = u64::from(store.available());
+            }
+            status.not_ready = readiness.missing().map(str::to_owned);
+            status
+        });
+        self.engine.set_status_source(source.clone());
+        source
+    }
+}
+
+fn fill(status: &mut Status, front: &Front<Engine>, followed: &FollowStats, started: Instant) {
+    let totals = &mut status.totals;
+    let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    totals.hotcache_transactions = read(&followed.transactions);
+    totals.hotcache_echoes = read(&followed.echoes);
+    totals.hotcache_changes = read(&followed.changes);
+    totals.hotcache_invalidations = read(&followed.invalidations);
+    totals.hotcache_restarts = read(&followed.connects).saturating_sub(1);
+    let recent = followed.staleness_us.lock();
+    totals.outside_staleness_p50_seconds = recent.percentile(0.50) as f64 / 1e6;
+    totals.outside_staleness_p99_seconds = recent.percentile(0.99) as f64 / 1e6;
+    totals.clients = front.registry.connections() as u64;
+    totals.clients_max = front.clients_max as u64;
+    (totals.client_connections, totals.client_refusals) = front.registry.admissions();
+    totals.upstream_connections = front.registry.upstream_connections() as u64;
+    totals.upstream_dials = read(&front.dials);
+    totals.process_bytes = process_bytes();
+    totals.uptime_seconds = started.elapsed().as_secs_f64();
+    status.clients = front.registry.list().iter().map(client).collect();
+}
+
+fn client(entry: &Arc<Entry>) -> ClientStatus {
+    let state = entry.state();
+    ClientStatus {
+        pid: state.pid,
+        user: state.user,
+        database: state.database,
+        application: state.application,
+        address: entry.peer.clone(),
+        upstream: state.upstream_key.is_some(),
+        connected_seconds: entry.since.elapsed().as_secs_f64(),
+    }
+}
+
+/// Resident memory, as Linux tells it; 0 elsewhere.
+fn process_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kilobytes = resident.and_then(|text| text.trim().strip_suffix(" kB")?.parse().ok());
+    kilobytes.unwrap_or(0u64) * 1024
+}
+
+async fn listen(address: &str) -> Result<TcpListener, StartError> {
+    let wrap = |source| StartError::Listen {
+        address: address.to_owned(),
+        source,
+    };
+    TcpListener::bind(address).await.map_err(wrap)
+}
+
+/// Writes the marks that end fences.
+async fn emit_marks(store: Store, grid: Arc<Grid>, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = grid.marks.wanted() => {}
+        }
+        let Some(id) = grid.marks.next() else {
+            continue;
+        };
+        if let Err(error) = store.emit_mark(id).await {
+            tracing::debug!(%error, "a mark could not be written yet");
+            tokio::time::sleep(crate::limits::MARK_RETRY).await;
+            grid.marks.failed(id);
+        }
+    }
+}
+
+/// Compares the stream's position with Postgres's own, and sends cached reads to Postgres when the stream is too far behind.
+async fn watch_freshness(
+    store: Store,
+    grid: Arc<Grid>,
+    prober: ripen_hotcache::Prober,
+    max_staleness: Duration,
+    stop: CancellationToken,
+) {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(crate::limits::FRESHNESS_PERIOD) => {}
+        }
+        let asked_ms = unix_ms();
+        if grid.feed.live()
+            && let Ok(lsn) = store.current_lsn().await
+        {
+            grid.feed.sample(asked_ms, lsn);
+            prober.probe();
+        }
+        match grid.feed.judge(unix_ms(), max_staleness.as_millis() as u64) {
+            Some(true) => {
+                tracing::warn!("the hot cache is too far behind: cached reads go to Postgres")
+            }
+            Some(false) => {
+                tracing::info!("the hot cache has caught up: reads are served from memory again")
+            }
+            None => {}
+        }
+    }
+}

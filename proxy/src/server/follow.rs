@@ -1,0 +1,188 @@
+//! From the hot cache to the grid: what an event in Postgres's WAL means for memory. Applies in order, never waits.
+
+use crate::engine::keeper::Keeper;
+use ripen_grid::change::RowId;
+use ripen_grid::grid::Grid;
+use ripen_grid::rows::WalChange;
+use ripen_grid::scope::Scope;
+use ripen_hotcache::{Event, Outcome, Transaction};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use tokio::sync::Notify;
+
+/// What followed, for status.
+#[derive(Debug, Default)]
+pub struct FollowStats {
+    /// Transactions seen.
+    pub transactions: AtomicU64,
+    /// Of these, our own flushes.
+    pub echoes: AtomicU64,
+    /// Row changes applied.
+    pub changes: AtomicU64,
+    /// Rows or tables dropped because the WAL did not say what they are now.
+    pub invalidations: AtomicU64,
+    /// Times the stream stood up.
+    pub connects: AtomicU64,
+    /// Recent times from commit to memory, in microseconds.
+    pub staleness_us: parking_lot::Mutex<Recent>,
+}
+
+/// The last values of something, for percentiles.
+#[derive(Debug, Default)]
+pub struct Recent {
+    values: Vec<u64>,
+    next: usize,
+}
+
+impl Recent {
+    fn push(&mut self, value: u64) {
+        if self.values.len() < crate::limits::STALENESS_SAMPLES {
+            self.values.push(value);
+        } else {
+            self.values[self.next] = value;
+            self.next = (self.next + 1) % self.values.len();
+        }
+    }
+
+    /// The value below which so many (0..=1) of the values lie; 0 without values.
+    pub fn percentile(&self, part: f64) -> u64 {
+        let mut sorted = self.values.clone();
+        sorted.sort_unstable();
+        let at = (part * sorted.len() as f64) as usize;
+        sorted
+            .get(at.min(sorted.len().saturating_sub(1)))
+            .copied()
+            .unwrap_or(0)
+    }
+}
+
+/// Applies events to the grid.
+pub struct Follower {
+    /// The rows.
+    pub grid: Arc<Grid>,
+    /// To be told of schema changes.
+    pub keeper: Arc<Keeper>,
+    /// Wakes the upkeep when the stream stands up or the schema changed.
+    pub attention: Arc<Notify>,
+    /// What followed.
+    pub stats: Arc<FollowStats>,
+    /// The unix clock in milliseconds.
+    pub clock: fn() -> u64,
+}
+
+impl Follower {
+    /// Takes one event. The order of calls is the order of the WAL.
+    pub fn take(&self, event: Event) {
+        match event {
+            Event::Connected {
+                resumed,
+                timeline,
+                position,
+                ..
+            } => {
+                tracing::info!(resumed, timeline, %position, "following Postgres's WAL");
+                if !resumed {
+                    self.grid.stream_lost();
+                    self.grid.feed.restart_at(position);
+                }
+                self.stats.connects.fetch_add(1, Ordering::Relaxed);
+                self.grid.feed.set_live(true, (self.clock)());
+                self.attention.notify_one();
+            }
+            Event::Disconnected { reason } => {
+                tracing::warn!(reason, "the replication stream is away");
+                self.grid.feed.set_live(false, (self.clock)());
+            }
+            Event::Unavailable(why) => {
+                tracing::error!(%why, "no hot cache: only exclusive tables are served from memory");
+                self.grid.feed.set_live(false, (self.clock)());
+                self.grid.feed.follow_nothing();
+                self.grid.stream_lost();
+                self.attention.notify_one();
+            }
+            Event::Transaction(transaction) => self.transaction(transaction),
+            Event::Mark { id, position } => {
+                self.grid.feed.pass(position);
+                self.grid.marks.passed(id);
+            }
+            Event::Position(position) => self.grid.feed.pass(position),
+        }
+    }
+
+    fn transaction(&self, transaction: Transaction) {
+        self.stats.transactions.fetch_add(1, Ordering::Relaxed);
+        let (xid, commit) = (transaction.xid, transaction.commit);
+        if let Some(seq) = transaction.own_flush {
+            self.stats.echoes.fetch_add(1, Ordering::Relaxed);
+            let rows = self.grid.schedule.confirm(seq);
+            self.grid.rows.confirm(seq, xid, commit, &rows);
+        }
+        self.rows(transaction.rows, xid, commit);
+        if !transaction.truncated.is_empty() {
+            self.grid
+                .rows
+                .wal_truncate(xid, commit, &transaction.truncated);
+        }
+        if !transaction.invalidated.is_empty() {
+            let tables = transaction.invalidated.len() as u64;
+            self.stats
+                .invalidations
+                .fetch_add(tables, Ordering::Relaxed);
+            self.grid
+                .rows
+                .wal_invalidate(xid, commit, &transaction.invalidated);
+        }
+        if !transaction.schema_changed.is_empty() {
+            transaction
+                .schema_changed
+                .iter()
+                .for_each(|table| self.grid.rows.drop_table(*table));
+            self.keeper.look_soon();
+        }
+        self.grid.feed.pass(commit);
+        let commit_unix_us = transaction.commit_time.unix_us();
+        let late = ((self.clock)() as i64 * 1000)
+            .saturating_sub(commit_unix_us)
+            .max(0);
+        self.stats.staleness_us.lock().push(late as u64);
+    }
+
+    fn rows(
+        &self,
+        rows: Vec<ripen_hotcache::event::RowOutcome>,
+        xid: ripen_pg::ids::Xid32,
+        commit: ripen_pg::ids::Lsn,
+    ) {
+        if rows.is_empty() {
+            return;
+        }
+        self.stats
+            .changes
+            .fetch_add(rows.len() as u64, Ordering::Relaxed);
+        let mut unknown: Vec<RowId> = Vec::new();
+        let mut changes = Vec::with_capacity(rows.len());
+        for row in rows {
+            match row.outcome {
+                Outcome::Put(tuple) => changes.push(WalChange {
+                    row: row.row,
+                    image: Some(tuple),
+                }),
+                Outcome::Delete => changes.push(WalChange {
+                    row: row.row,
+                    image: None,
+                }),
+                Outcome::Unknown => unknown.push(row.row),
+            }
+        }
+        self.stats
+            .invalidations
+            .fetch_add(unknown.len() as u64, Ordering::Relaxed);
+        let mut met = self.grid.rows.wal_unknown(xid, commit, &unknown);
+        met.extend(self.grid.rows.wal_transaction(xid, commit, &changes));
+        met.retain(|row| self.grid.feed.guards(row.table));
+        if !met.is_empty() {
+            // The flush finds the pending change beaten, and readers need not see it until it is ripe.
+            self.grid.flush_soon(Scope::rows(met));
+        }
+    }
+}

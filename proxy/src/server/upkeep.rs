@@ -1,0 +1,308 @@
+//! Everything about the system of record that must be right before rows may be served: its version and rights, the schema `ripen`, the catalog, the publication.
+//! Tries until it is, and again whenever the catalog or the stream changed. Does; never serves a client.
+
+use crate::config::{Config, Conflict};
+use crate::engine::keeper::{self, Keeper};
+use crate::engine::publisher::{Publisher, PublisherError};
+use ripen_cachestore::catalog::{Catalog, Relation};
+use ripen_cachestore::server::ServerFacts;
+use ripen_cachestore::{Store, StoreError};
+use ripen_grid::feed::Served;
+use ripen_grid::grid::Grid;
+use ripen_hotcache::publication;
+use ripen_pg::ids::{TableOid, Xid};
+use std::collections::{BTreeSet, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+/// What went wrong in one round; the next one tries again.
+#[derive(Debug, thiserror::Error)]
+pub enum UpkeepError {
+    /// Postgres refused or is away.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The publication could not be changed.
+    #[error(transparent)]
+    Publisher(#[from] PublisherError),
+    /// A query failed.
+    #[error(transparent)]
+    Query(#[from] tokio_postgres::Error),
+}
+
+/// See the module.
+pub struct Upkeep {
+    /// The system of record.
+    pub store: Store,
+    /// The rows.
+    pub grid: Arc<Grid>,
+    /// The catalog.
+    pub keeper: Arc<Keeper>,
+    /// The publication.
+    pub publisher: Arc<Publisher>,
+    /// As configured.
+    pub config: Arc<Config>,
+    /// Woken when the stream stands up.
+    pub attention: Arc<Notify>,
+    /// What `/ready` answers.
+    pub readiness: Arc<Readiness>,
+    /// Told when the schema `ripen` stands: the stream may start.
+    pub migrated: Arc<Notify>,
+    /// Tables published so recently that transactions may run which the stream tells in part only.
+    pub young: Young,
+    /// What ages of rows are counted from.
+    pub started: Instant,
+}
+
+/// How far the start has come. Never goes back: whatever breaks later is dealt with while clients are served.
+#[derive(Debug, Default)]
+pub struct Readiness {
+    reached: AtomicBool,
+    served: AtomicBool,
+}
+
+impl Readiness {
+    /// What is still missing.
+    pub fn missing(&self) -> Option<&'static str> {
+        if !self.reached.load(Ordering::SeqCst) {
+            return Some("Postgres has not been reached yet, see the log");
+        }
+        let served = self.served.load(Ordering::SeqCst);
+        (!served).then_some("the hot cache does not follow yet, so nothing is served from memory")
+    }
+}
+
+/// See [`Upkeep::young`].
+#[derive(Default)]
+pub struct Young {
+    tables: BTreeSet<TableOid>,
+    horizon: Option<Xid>,
+}
+
+impl Upkeep {
+    /// Runs until stopped.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let (mut wait, mut complaint) = (Duration::from_millis(100), String::new());
+        loop {
+            let round = tokio::select! {
+                () = stop.cancelled() => return,
+                round = self.prepare() => round,
+            };
+            match round {
+                Ok(()) => break,
+                Err(error) => {
+                    let text = error.to_string();
+                    if text != complaint {
+                        tracing::error!(
+                            error = text,
+                            "Postgres is not ready for Ripen; trying again"
+                        );
+                        complaint = text;
+                    }
+                }
+            }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(wait) => wait = (wait * 2).min(Duration::from_secs(2)),
+            }
+        }
+        self.readiness.reached.store(true, Ordering::SeqCst);
+        let patience = Instant::now() + crate::limits::READY_WAIT;
+        self.migrated.notify_one();
+        let mut catalogs = self.keeper.watch();
+        loop {
+            match self.serve_tables().await {
+                Ok(()) => self.note_served(patience),
+                Err(error) => {
+                    tracing::warn!(%error, "cannot bring the publication up to date; new tables are not cached yet")
+                }
+            }
+            self.obey_memory_settings();
+            if let Err(error) = self.grid.load_bases().await {
+                tracing::debug!(%error, "rows below pending changes are not loaded yet");
+            }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = catalogs.changed() => {}
+                () = self.attention.notified() => {}
+                () = self.grid.until_settled(), if !self.grid.settled() => {}
+                () = tokio::time::sleep(crate::limits::UPKEEP_PERIOD) => {}
+            }
+        }
+    }
+
+    async fn prepare(&mut self) -> Result<(), UpkeepError> {
+        let facts = self.store.server_facts().await?;
+        warn_about(&facts);
+        self.store.migrate().await?;
+        self.keeper.load().await?;
+        let client = self.store.client().await?;
+        let row = client
+            .query_one("SELECT pg_snapshot_xmax(pg_current_snapshot())::text", &[])
+            .await?;
+        let newest: String = row.try_get(0)?;
+        self.grid.rows.note_xid(Xid(newest.parse().unwrap_or(0)));
+        drop(client);
+        // The slot that is made next must find the publication.
+        self.publish().await?;
+        Ok(())
+    }
+
+    /// Decides which tables are served: those that nobody else writes, and those that the stream carries for certain.
+    async fn serve_tables(&mut self) -> Result<(), UpkeepError> {
+        let catalog = self.keeper.catalog();
+        let (exclusive, wanted) = self.wanted(&catalog);
+        let before = self.grid.feed.served();
+        // What is no longer wanted must go before the publication changes; what is new comes after.
+        let kept = before
+            .followed
+            .iter()
+            .copied()
+            .filter(|table| wanted.contains(table));
+        let mut served = Served {
+            exclusive: exclusive.into_iter().collect(),
+            followed: kept.collect(),
+            guarded: self.guarded(&catalog),
+        };
+        self.publisher.serve(served.clone());
+        let published = self.publish().await?;
+        if !self.grid.feed.live() {
+            return Ok(());
+        }
+        self.grow_up().await?;
+        served.followed = published
+            .into_iter()
+            .filter(|table| !self.young.tables.contains(table))
+            .collect();
+        self.publisher.serve(served);
+        Ok(())
+    }
+
+    fn note_served(&self, patience: Instant) {
+        let feed = &self.grid.feed;
+        let all = feed.live() && self.young.tables.is_empty() || feed.given_up();
+        let ready = all && self.grid.settled();
+        if !ready && !self.readiness.served.load(Ordering::SeqCst) && Instant::now() >= patience {
+            tracing::warn!(
+                "a long transaction or a lock in Postgres keeps the hot cache from starting; serving without it until then"
+            );
+        }
+        if ready || Instant::now() >= patience {
+            self.readiness.served.store(true, Ordering::SeqCst);
+        }
+    }
+
+    /// Tables where changes made by others win over pending ones.
+    fn guarded<S: Default + std::hash::BuildHasher>(
+        &self,
+        catalog: &Catalog,
+    ) -> HashSet<TableOid, S> {
+        let relations = catalog.relations.values();
+        let database = |relation: &&Arc<Relation>| {
+            keeper::settings(&self.config, relation).conflict == Conflict::Database
+        };
+        relations
+            .filter(database)
+            .map(|relation| relation.oid)
+            .collect()
+    }
+
+    /// Brings the publication up to date. Answers the tables in it.
+    async fn publish(&mut self) -> Result<BTreeSet<TableOid>, UpkeepError> {
+        let catalog = self.keeper.catalog();
+        let (_, wanted) = self.wanted(&catalog);
+        let published = self.publisher.publish(wanted).await?;
+        for (table, why) in &published.refused {
+            tracing::debug!(table = table.0, why, "a table is not followed");
+        }
+        self.young.tables.extend(published.added.iter().copied());
+        self.young.horizon = self.young.horizon.max(published.horizon);
+        Ok(published
+            .followed
+            .into_iter()
+            .chain(published.added)
+            .collect())
+    }
+
+    /// Tables stop being young when every transaction has ended that ran when they were published.
+    async fn grow_up(&mut self) -> Result<(), UpkeepError> {
+        let Some(horizon) = self.young.horizon else {
+            return Ok(());
+        };
+        let client = self.store.client().await?;
+        let wait = publication::wait_until_followed(&client, horizon);
+        if let Ok(ended) = tokio::time::timeout(crate::limits::YOUNG_WAIT, wait).await {
+            ended?;
+            self.young = Young::default();
+        }
+        Ok(())
+    }
+
+    /// Shares of memory, and rows older than their table allows.
+    fn obey_memory_settings(&self) {
+        let catalog = self.keeper.catalog();
+        let settings = |relation: &Relation| keeper::settings(&self.config, relation);
+        for relation in catalog
+            .relations
+            .values()
+            .filter(|relation| keeper::cacheable(&self.config, relation))
+        {
+            let share = settings(relation).memory_share;
+            if share < 1.0 {
+                let bytes_max = (share * self.config.memory_max as f64) as u64;
+                self.grid.rows.limit_table(relation.oid, bytes_max);
+            }
+        }
+        let expiry = |table| {
+            catalog
+                .relations
+                .get(&table)
+                .and_then(|relation| settings(relation).expiry)
+        };
+        let feed = &self.grid.feed;
+        let followed = feed.position();
+        let served = feed.served();
+        self.grid
+            .rows
+            .settle_loads(followed, |table| served.followed.contains(&table));
+        let seconds = self.started.elapsed().as_secs() as u32;
+        self.grid.rows.sweep(seconds, |table| {
+            expiry(table).map(|expiry| expiry.as_secs() as u32)
+        });
+    }
+
+    /// Cacheable tables: those declared exclusive, and the others.
+    fn wanted(&self, catalog: &Catalog) -> (BTreeSet<TableOid>, BTreeSet<TableOid>) {
+        let relations = catalog.relations.values();
+        let cacheable = relations.filter(|relation| keeper::cacheable(&self.config, relation));
+        let (exclusive, followed): (Vec<_>, Vec<_>) =
+            cacheable.partition(|relation| keeper::settings(&self.config, relation).exclusive);
+        let oids = |relations: Vec<&Arc<Relation>>| {
+            relations.into_iter().map(|relation| relation.oid).collect()
+        };
+        (oids(exclusive), oids(followed))
+    }
+}
+
+fn warn_about(facts: &ServerFacts) {
+    tracing::info!(
+        version = facts.version,
+        wal_level = facts.wal_level,
+        "Postgres is there"
+    );
+    if facts.version < 140_000 {
+        tracing::warn!(
+            "Postgres before 14 has no binary replication stream: only exclusive tables are cached"
+        );
+    }
+    if facts.in_recovery {
+        tracing::warn!("the upstream is a standby: nothing can be flushed until it is promoted");
+    }
+    if facts.slot_wal_keep_bytes.is_none() {
+        tracing::warn!(
+            "max_slot_wal_keep_size is unlimited: if Ripen stays away, its slot keeps WAL until the disk is full; set a bound"
+        );
+    }
+}

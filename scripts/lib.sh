@@ -1,0 +1,45 @@
+# Shared by the scripts: where things are and how to run what needs another user. Sourced, never run.
+
+root_dir=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+
+say() { printf '%s\n' "$*" >&2; }
+die() { say "$*"; exit 1; }
+
+# Runs a command as root, or fails.
+as_root() {
+    if [ "$(id -u)" = 0 ]; then "$@"
+    elif sudo -n true 2>/dev/null; then sudo -n "$@"
+    else return 1
+    fi
+}
+
+# Put in front of a command that must not run as root; empty when we are not. An array, so that "&" and signals reach the command itself.
+as_postgres=()
+[ "$(id -u)" != 0 ] || as_postgres=(setpriv --reuid=postgres --regid=postgres --init-groups)
+
+# The newest installed Postgres server's programs.
+postgres_bin() {
+    local initdb
+    initdb=$(ls -d /usr/lib/postgresql/*/bin/initdb 2>/dev/null | sort -V | tail -n 1)
+    [ -n "$initdb" ] || initdb=$(command -v initdb) || return 1
+    dirname "$initdb"
+}
+
+# A port of this machine that nobody listens on now.
+free_port() {
+    python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
+}
+
+# URL TABLE → what Postgres has done so far: transaction ids used, row versions written by updates of the table (its backends report them up to 10 s late), WAL bytes.
+effort() {
+    psql -XAtq -F ' ' -v ON_ERROR_STOP=1 "$1" -c "SELECT pg_snapshot_xmax(pg_current_snapshot()),
+        (SELECT coalesce(sum(n_tup_upd), 0) FROM pg_stat_user_tables WHERE relname = '$2'), pg_current_wal_insert_lsn() - '0/0'"
+}
+
+# Decimals of a / b.
+per() { awk -v a="$1" -v b="$2" 'BEGIN { if (b == 0) print "-"; else printf "%.4f", a / b }'; }
+
+# URL TABLE KEY COLUMN ROWS: reads every row once, so that buffers and caches are warm.
+warm() {
+    seq 1 "$5" | xargs -n 500 | tr ' ' ',' | sed "s/.*/SELECT $4 FROM $2 WHERE $3 IN (&);/" | psql -XAtq -o /dev/null "$1"
+}

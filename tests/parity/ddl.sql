@@ -1,0 +1,89 @@
+CREATE TABLE dd (id int PRIMARY KEY, a int, b text)
+
+INSERT INTO dd VALUES (1, 1, 'x')
+
+SELECT * FROM dd WHERE id = 1
+
+UPDATE dd SET a = 2 WHERE id = 1
+
+ALTER TABLE dd ADD COLUMN c int DEFAULT 9
+
+SELECT * FROM dd WHERE id = 1
+
+UPDATE dd SET c = c + 1 WHERE id = 1 RETURNING *
+
+ALTER TABLE dd RENAME COLUMN a TO aa
+
+SELECT a FROM dd WHERE id = 1
+
+SELECT aa FROM dd WHERE id = 1
+
+ALTER TABLE dd DROP COLUMN b
+
+SELECT * FROM dd WHERE id = 1
+
+UPDATE dd SET aa = 3 WHERE id = 1
+
+ALTER TABLE dd ALTER COLUMN aa TYPE text USING 'n' || aa
+
+SELECT * FROM dd WHERE id = 1
+
+ALTER TABLE dd RENAME TO de
+
+SELECT * FROM dd WHERE id = 1
+
+SELECT * FROM de WHERE id = 1
+
+ALTER TABLE de ADD CONSTRAINT positive CHECK (c > 0)
+
+UPDATE de SET c = -1 WHERE id = 1
+
+ALTER TABLE de ADD UNIQUE (c)
+
+INSERT INTO de VALUES (2, 'y', 10)
+
+UPDATE de SET c = 11 WHERE id = 1
+
+INSERT INTO de VALUES (2, 'y', 10)
+
+UPDATE de SET c = 11 WHERE id = 2
+
+ALTER TABLE de DROP CONSTRAINT de_c_key
+
+UPDATE de SET c = 11 WHERE id = 2
+
+ALTER TABLE de ALTER COLUMN aa SET NOT NULL
+
+UPDATE de SET aa = null WHERE id = 2
+
+ALTER TABLE de DROP CONSTRAINT dd_pkey
+
+INSERT INTO de VALUES (1, 'twin', 5)
+
+SELECT count(*) FROM de WHERE id = 1
+
+BEGIN
+
+ALTER TABLE de ADD COLUMN z int DEFAULT 1
+
+SELECT * FROM de WHERE id = 2
+
+ROLLBACK
+
+SELECT * FROM de WHERE id = 2
+
+CREATE VIEW dv AS SELECT id, c FROM de
+
+SELECT * FROM dv WHERE id = 2
+
+UPDATE dv SET c = 99 WHERE id = 2
+
+SELECT c FROM de WHERE id = 2
+
+CREATE TABLE df AS SELECT * FROM de WHERE id = 2
+
+SELECT * FROM df WHERE id = 2
+
+DROP VIEW dv
+
+DROP TABLE de, df

@@ -1,0 +1,13 @@
+//! The harness of the whole-system tests: a Postgres of one's own, a Ripen in front of it, clients to both. Never reaches into Ripen: what it
+//! sees is what any client, any Prometheus and any DBA sees.
+
+pub mod pair;
+pub mod parity;
+pub mod postgres;
+pub mod ripen;
+pub mod wait;
+pub mod wire;
+
+pub use pair::Pair;
+pub use postgres::Postgres;
+pub use ripen::Ripen;

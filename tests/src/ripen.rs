@@ -1,0 +1,309 @@
+//! A Ripen process of the test's own. Its log is printed when the test fails.
+
+use crate::postgres;
+use crate::wait::{self, free_port};
+use anyhow::{Context, bail, ensure};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::SystemTime;
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::process::{Child, Command};
+use tokio_postgres::Client;
+
+/// A running (or killed) Ripen with its own data folder and ports. Killed and removed when dropped.
+pub struct Ripen {
+    process: Child,
+    folder: TempDir,
+    upstream: String,
+    settings: Vec<(String, String)>,
+    failpoints: Option<String>,
+    port: u16,
+    admin_port: u16,
+}
+
+impl Ripen {
+    /// Starts one in front of that URL, with settings by key (`("write_behind", "public.*")`), and waits until it is ready.
+    ///
+    /// # Errors
+    /// When it does not start; its log is part of the error.
+    pub async fn start(upstream: &str, settings: &[(&str, &str)]) -> anyhow::Result<Ripen> {
+        let folder = TempDir::with_prefix("ripen-test-")?;
+        let settings: Vec<(String, String)> = settings
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+            .collect();
+        let (port, admin_port) = (free_port(), free_port());
+        let process = spawn(folder.path(), upstream, port, admin_port, &settings, None)?;
+        let mut ripen = Ripen {
+            process,
+            folder,
+            upstream: upstream.to_owned(),
+            settings,
+            failpoints: None,
+            port,
+            admin_port,
+        };
+        ripen.wait_ready().await?;
+        Ok(ripen)
+    }
+
+    /// Its port for clients; stays the same over restarts.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// URL like the upstream's, through Ripen.
+    pub fn url(&self) -> String {
+        let (head, rest) = self
+            .upstream
+            .split_once("127.0.0.1:")
+            .unwrap_or((&self.upstream, ""));
+        let tail = rest.trim_start_matches(|c: char| c.is_ascii_digit());
+        format!("{head}127.0.0.1:{}{tail}", self.port)
+    }
+
+    /// A connection through Ripen.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    pub async fn connect(&self) -> anyhow::Result<Client> {
+        postgres::connect(&self.url()).await
+    }
+
+    /// The file that keeps its data.
+    pub fn data_dir(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
+    /// SIGKILL; returns when it is gone.
+    ///
+    /// # Errors
+    /// When it was not running.
+    pub async fn kill9(&mut self) -> anyhow::Result<()> {
+        Ok(self.process.kill().await?)
+    }
+
+    /// Starts it anew after a kill or stop, on the same data and ports, and waits until it is ready.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub async fn restart(&mut self) -> anyhow::Result<()> {
+        self.restart_unready()?;
+        self.wait_ready().await
+    }
+
+    /// As `restart`, without waiting: for starts with Postgres away.
+    ///
+    /// # Errors
+    /// When the program cannot be run.
+    pub fn restart_unready(&mut self) -> anyhow::Result<()> {
+        self.process = spawn(
+            self.folder.path(),
+            &self.upstream,
+            self.port,
+            self.admin_port,
+            &self.settings,
+            self.failpoints.as_deref(),
+        )?;
+        Ok(())
+    }
+
+    /// Where the next starts die or lose a connection: see `RIPEN_FAILPOINTS` in `cachestore/src/failpoint.rs`. `None`: nowhere.
+    pub fn set_failpoints(&mut self, failpoints: Option<&str>) {
+        self.failpoints = failpoints.map(str::to_owned);
+    }
+
+    /// Waits until the process has died at that failpoint.
+    ///
+    /// # Errors
+    /// When it lives on, or died of something else.
+    pub async fn wait_death(&mut self, failpoint: &str) -> anyhow::Result<()> {
+        let ended = tokio::time::timeout(wait::DEADLINE, self.process.wait()).await;
+        let log = self.log();
+        let last = tail(&log);
+        ended.with_context(|| format!("{failpoint} is never reached\n{last}"))??;
+        let said = format!("failpoint {failpoint}: Kill");
+        ensure!(log.contains(&said), "it did not die at {failpoint}\n{last}");
+        Ok(())
+    }
+
+    /// SIGTERM, and waits for the graceful end.
+    ///
+    /// # Errors
+    /// When it does not end in time, or not with success.
+    pub async fn stop(&mut self) -> anyhow::Result<()> {
+        let pid = self
+            .process
+            .id()
+            .context("ripen is not running")?
+            .to_string();
+        Command::new("kill").args(["-TERM", &pid]).status().await?;
+        let status = tokio::time::timeout(wait::DEADLINE, self.process.wait())
+            .await
+            .context("ripen does not end")??;
+        ensure!(
+            status.success(),
+            "ripen ended with {status}\n{}",
+            self.log()
+        );
+        Ok(())
+    }
+
+    /// Whether the process lives.
+    pub fn is_running(&mut self) -> bool {
+        matches!(self.process.try_wait(), Ok(None))
+    }
+
+    /// Everything that it logged.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+    }
+
+    /// Waits until `/ready` says so.
+    ///
+    /// # Errors
+    /// When it ends first, or takes too long.
+    pub async fn wait_ready(&mut self) -> anyhow::Result<()> {
+        let end = std::time::Instant::now() + wait::DEADLINE;
+        loop {
+            if let Some(status) = self.process.try_wait()? {
+                bail!("ripen ended with {status}\n{}", self.log());
+            }
+            let answer = self.admin("/ready").await.unwrap_or_default();
+            if answer.starts_with("HTTP/1.1 200") {
+                return Ok(());
+            }
+            ensure!(
+                std::time::Instant::now() < end,
+                "ripen is not ready: {answer}\n{}",
+                self.log()
+            );
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    }
+
+    /// The whole HTTP answer to a GET of the admin server.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn admin(&self, path: &str) -> anyhow::Result<String> {
+        let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", self.admin_port)).await?;
+        let request = format!("GET {path} HTTP/1.1\r\nHost: ripen\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await?;
+        Ok(String::from_utf8_lossy(&answer).into_owned())
+    }
+
+    /// A number from `/status`, by the name that `SHOW ripen.status` gives it.
+    ///
+    /// # Errors
+    /// When there is no such number.
+    pub async fn number(&self, name: &str) -> anyhow::Result<f64> {
+        let answer = self.admin("/status").await?;
+        let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+        let status: serde_json::Value = serde_json::from_str(body)?;
+        status["totals"][name]
+            .as_f64()
+            .with_context(|| format!("no number \"{name}\" in {body}"))
+    }
+}
+
+impl Drop for Ripen {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("---- ripen's log ----\n{}", tail(&self.log()));
+        }
+    }
+}
+
+fn tail(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(200)..].join("\n")
+}
+
+fn spawn(
+    folder: &Path,
+    upstream: &str,
+    port: u16,
+    admin_port: u16,
+    settings: &[(String, String)],
+    failpoints: Option<&str>,
+) -> anyhow::Result<Child> {
+    let log = std::fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(folder.join("log"))?;
+    let mut command = Command::new(program()?);
+    for (name, _) in
+        std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("RIPEN_"))
+    {
+        command.env_remove(name);
+    }
+    command.envs(failpoints.map(|points| ("RIPEN_FAILPOINTS", points)));
+    command.args(["--upstream", upstream]);
+    command.args([
+        "--listen",
+        &format!("127.0.0.1:{port}"),
+        "--admin-listen",
+        &format!("127.0.0.1:{admin_port}"),
+    ]);
+    command.arg("--data-dir").arg(folder.join("data"));
+    if let Some((_, file)) = settings.iter().find(|(key, _)| key == "file") {
+        std::fs::write(folder.join("ripen.toml"), file)?;
+        command.arg("--config").arg(folder.join("ripen.toml"));
+    }
+    for (key, value) in settings.iter().filter(|(key, _)| key != "file") {
+        command
+            .arg(format!("--{}", key.replace('_', "-")))
+            .arg(value);
+    }
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log)
+        .kill_on_drop(true);
+    command.spawn().context("starting ripen")
+}
+
+/// The program built beside this test (`TEST_RIPEN` names another one), if it is not older than its source.
+fn program() -> anyhow::Result<PathBuf> {
+    if let Some(path) = std::env::var_os("TEST_RIPEN") {
+        return Ok(path.into());
+    }
+    let test = std::env::current_exe()?;
+    let folder = test
+        .ancestors()
+        .nth(2)
+        .context("tests do not stand in target/<profile>/deps")?;
+    let path = folder.join("ripen");
+    let built = std::fs::metadata(&path).and_then(|metadata| metadata.modified());
+    let built =
+        built.with_context(|| format!("no {}: run cargo build --bin ripen", path.display()))?;
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .context("the workspace")?;
+    for part in ["pg", "grid", "cachestore", "hotcache", "proxy"] {
+        if let Some(newer) = newer_source(&root.join(part).join("src"), built) {
+            bail!(
+                "ripen is older than {}: run cargo build --bin ripen",
+                newer.display()
+            );
+        }
+    }
+    Ok(path)
+}
+
+fn newer_source(folder: &Path, built: SystemTime) -> Option<PathBuf> {
+    std::fs::read_dir(folder).ok()?.find_map(|entry| {
+        let path = entry.ok()?.path();
+        if path.is_dir() {
+            return newer_source(&path, built);
+        }
+        let changed = std::fs::metadata(&path)
+            .and_then(|metadata| metadata.modified())
+            .ok()?;
+        (changed > built && path.extension().is_some_and(|kind| kind == "rs")).then_some(path)
+    })
+}

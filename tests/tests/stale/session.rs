@@ -1,0 +1,353 @@
+//! One session: a random mix of reads and writes of every kind, each held against the model.
+
+use super::model::{Before, GROUPS, Model, NEVER};
+use futures_util::SinkExt;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio_postgres::{Client, SimpleQueryMessage};
+
+const HANG: Duration = Duration::from_secs(45);
+
+struct Session {
+    client: Client,
+    rng: StdRng,
+    model: Arc<Model>,
+}
+
+pub async fn run(client: Client, seed: u64, model: Arc<Model>) {
+    let rng = StdRng::seed_from_u64(seed);
+    let mut session = Session { client, rng, model };
+    while !session.model.stop.load(Ordering::SeqCst) {
+        let grp = session.rng.random_range(0..GROUPS);
+        let write = session.rng.random_range(0..3) == 0;
+        let kind: &'static str = if write {
+            // Wide ones fence whole tables: too many of them, and nothing would be read from memory.
+            let kinds = if session.rng.random_range(0..25) == 0 {
+                WIDE
+            } else {
+                BY_KEY
+            };
+            kinds[session.rng.random_range(0..kinds.len())]
+        } else {
+            READS[session.rng.random_range(0..READS.len())]
+        };
+        let work = async {
+            if write {
+                session.write(grp, kind).await
+            } else {
+                session.read(grp, kind).await
+            }
+        };
+        let done = tokio::time::timeout(HANG, work).await;
+        let model = &session.model;
+        model.count(kind);
+        match done {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                model.report(format!("{kind} of group {grp}: {error:#}"));
+                let _ = session.client.batch_execute("ROLLBACK").await;
+            }
+            Err(_) => model.report(format!("{kind} of group {grp}: no answer in {HANG:?}")),
+        }
+        if session.client.is_closed() {
+            session.model.report(format!("{kind} ended the session"));
+            return;
+        }
+    }
+}
+
+const READS: &[&str] = &[
+    "read in",
+    "read any",
+    "read text",
+    "read one",
+    "read filtered",
+    "read aggregate",
+    "read twice",
+    "read repeatable",
+    "read in transaction",
+];
+
+/// Writes that name their rows.
+const BY_KEY: &[&str] = &[
+    "update in",
+    "update text",
+    "increment",
+    "upsert",
+    "delete insert",
+    "rollback",
+    "transaction",
+    "for update",
+];
+
+/// Writes of which only Postgres knows what they touch.
+const WIDE: &[&str] = &[
+    "update filtered",
+    "function",
+    "do",
+    "cte",
+    "copy",
+    "prepared",
+];
+
+impl Session {
+    fn ids(grp: usize) -> [i32; 3] {
+        let first = grp as i32 * 3;
+        [first, first + 1, first + 2]
+    }
+
+    async fn read(&mut self, grp: usize, kind: &str) -> anyhow::Result<()> {
+        let before = self.model.groups[grp].before();
+        let [a, b, c] = Self::ids(grp);
+        let g = grp as i32;
+        match kind {
+            "read in" => self.read_in(grp, before, kind).await,
+            "read any" => {
+                let sql = "SELECT v FROM cells WHERE id = ANY($1)";
+                let rows = self.client.query(sql, &[&vec![c, a, b]]).await?;
+                self.judge(grp, before, &values(&rows), 3, kind);
+                Ok(())
+            }
+            "read text" => {
+                let sql = format!("SELECT v, o FROM cells WHERE id IN ({a}, {b}, {c})");
+                let values = self.text(&sql).await?;
+                self.judge(grp, before, &values, 3, kind);
+                Ok(())
+            }
+            "read one" => {
+                let id = [a, b, c][self.rng.random_range(0..3)];
+                let sql = "SELECT v FROM cells WHERE id = $1";
+                let rows = self.client.query(sql, &[&id]).await?;
+                self.judge(grp, before, &values(&rows), 1, kind);
+                Ok(())
+            }
+            "read filtered" => {
+                let sql = "SELECT v FROM cells WHERE grp = $1";
+                let rows = self.client.query(sql, &[&g]).await?;
+                self.judge(grp, before, &values(&rows), 3, kind);
+                Ok(())
+            }
+            "read aggregate" => {
+                let sql = format!(
+                    "SELECT v FROM (SELECT unnest(array_agg(v)) v FROM cells WHERE id IN ({a}, {b}, {c})) x"
+                );
+                let values = self.text(&sql).await?;
+                self.judge(grp, before, &values, 3, kind);
+                Ok(())
+            }
+            "read twice" => {
+                self.read_in(grp, before, kind).await?;
+                let before = self.model.groups[grp].before();
+                let sql = "SELECT v FROM cells WHERE grp = $1";
+                let rows = self.client.query(sql, &[&g]).await?;
+                self.judge(grp, before, &values(&rows), 3, kind);
+                Ok(())
+            }
+            "read repeatable" => {
+                self.client
+                    .batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+                    .await?;
+                let before = self.model.groups[grp].before();
+                let first = self
+                    .text(&format!("SELECT v FROM cells WHERE id IN ({a}, {b}, {c})"))
+                    .await?;
+                self.judge(grp, before, &first, 3, kind);
+                let second = self
+                    .text(&format!("SELECT v FROM cells WHERE grp = {g}"))
+                    .await?;
+                if first != second {
+                    self.model
+                        .report(format!("repeatable read: {first:?}, then {second:?}"));
+                }
+                self.client.batch_execute("COMMIT").await?;
+                Ok(())
+            }
+            _ => {
+                self.client.batch_execute("BEGIN").await?;
+                self.read_in(grp, before, kind).await?;
+                let before = self.model.groups[grp].before();
+                self.read_in(grp, before, kind).await?;
+                self.client.batch_execute("COMMIT").await?;
+                Ok(())
+            }
+        }
+    }
+
+    async fn read_in(&mut self, grp: usize, before: Before, kind: &str) -> anyhow::Result<()> {
+        let [a, b, c] = Self::ids(grp);
+        let sql = "SELECT v FROM cells WHERE id IN ($1, $2, $3)";
+        let rows = self.client.query(sql, &[&a, &b, &c]).await?;
+        self.judge(grp, before, &values(&rows), 3, kind);
+        Ok(())
+    }
+
+    fn judge(&self, grp: usize, before: Before, values: &[i64], wanted: usize, kind: &str) {
+        if let Some(wrong) = self.model.groups[grp].judge(before, values, wanted) {
+            self.model.report(format!("{kind} of group {grp}: {wrong}"));
+        }
+    }
+
+    async fn text(&self, sql: &str) -> anyhow::Result<Vec<i64>> {
+        let mut values = Vec::new();
+        for message in self.client.simple_query(sql).await? {
+            if let SimpleQueryMessage::Row(row) = message {
+                values.push(row.get(0).unwrap_or_default().parse()?);
+            }
+        }
+        Ok(values)
+    }
+
+    async fn write(&mut self, grp: usize, kind: &str) -> anyhow::Result<()> {
+        let model = self.model.clone();
+        let group = &model.groups[grp];
+        let Ok(_writer) = group.writer.try_lock() else {
+            return Ok(());
+        };
+        let n = group.begun.load(Ordering::SeqCst) + 1;
+        if kind == "rollback" {
+            return self.roll_back(grp, n).await;
+        }
+        group.begun.store(n, Ordering::SeqCst);
+        let absent = matches!(kind, "delete insert");
+        if absent {
+            group.absences.fetch_add(1, Ordering::SeqCst);
+        }
+        self.put(grp, n, kind).await?;
+        group.acked.store(n, Ordering::SeqCst);
+        if absent {
+            group.absences.fetch_add(1, Ordering::SeqCst);
+        }
+        // Read your writes, while nobody else can write them.
+        let before = group.before();
+        if self.rng.random_bool(0.5) {
+            self.read_in(grp, before, kind).await?;
+        }
+        Ok(())
+    }
+
+    async fn roll_back(&mut self, grp: usize, n: i64) -> anyhow::Result<()> {
+        let poison = NEVER + n;
+        let [a, b, c] = Self::ids(grp);
+        self.client.batch_execute("BEGIN").await?;
+        for id in [a, b, c] {
+            let sql = "UPDATE cells SET v = $2 WHERE id = $1";
+            self.client.execute(sql, &[&id, &poison]).await?;
+        }
+        let sql = "SELECT v FROM cells WHERE id = $1";
+        let own: i64 = self.client.query_one(sql, &[&b]).await?.get(0);
+        if own != poison {
+            self.model
+                .report(format!("a transaction does not see its own write: {own}"));
+        }
+        self.client.batch_execute("ROLLBACK").await?;
+        Ok(())
+    }
+
+    async fn put(&mut self, grp: usize, n: i64, kind: &str) -> anyhow::Result<()> {
+        let [a, b, c] = Self::ids(grp);
+        let g = grp as i32;
+        let client = &self.client;
+        let changed = match kind {
+            "update in" => {
+                let sql = "UPDATE cells SET v = $4 WHERE id IN ($1, $2, $3)";
+                client.execute(sql, &[&a, &b, &c, &n]).await?
+            }
+            "update text" => {
+                let sql = format!("UPDATE cells SET v = {n} WHERE id IN ({a}, {b}, {c})");
+                client.batch_execute(&sql).await?;
+                3
+            }
+            "increment" => {
+                let sql = "UPDATE cells SET v = v + 1 WHERE id IN ($1, $2, $3) RETURNING v";
+                let rows = client.query(sql, &[&a, &b, &c]).await?;
+                let back = values(&rows);
+                anyhow::ensure!(back == [n; 3], "returned {back:?}, not {n}");
+                3
+            }
+            "upsert" => {
+                let sql = "INSERT INTO cells VALUES ($1, $4, $5, 0), ($2, $4, $5, 0), ($3, $4, $5, 0) ON CONFLICT (id) DO UPDATE SET v = excluded.v";
+                client.execute(sql, &[&a, &b, &c, &g, &n]).await?
+            }
+            "delete insert" => {
+                let sql = "DELETE FROM cells WHERE id IN ($1, $2, $3)";
+                let gone = client.execute(sql, &[&a, &b, &c]).await?;
+                anyhow::ensure!(gone == 3, "DELETE {gone}");
+                let sql =
+                    "INSERT INTO cells VALUES ($1, $4, $5, 0), ($2, $4, $5, 0), ($3, $4, $5, 0)";
+                client.execute(sql, &[&a, &b, &c, &g, &n]).await?
+            }
+            "update filtered" => {
+                let sql = "UPDATE cells SET v = $1 WHERE v < $1 AND grp = $2";
+                client.execute(sql, &[&n, &g]).await?
+            }
+            "function" => {
+                client.execute("SELECT put($1, $2)", &[&g, &n]).await?;
+                3
+            }
+            "do" => {
+                let sql = format!("DO $$ BEGIN PERFORM put({g}, {n}); END $$");
+                client.batch_execute(&sql).await?;
+                3
+            }
+            "cte" => {
+                let sql = "WITH x AS (UPDATE cells SET v = $1 WHERE grp = $2 RETURNING 1) SELECT count(*) FROM x";
+                let count: i64 = client.query_one(sql, &[&n, &g]).await?.get(0);
+                count as u64
+            }
+            "transaction" => {
+                client.batch_execute("BEGIN").await?;
+                for id in [c, b, a] {
+                    let sql = "UPDATE cells SET v = $2 WHERE id = $1";
+                    client.execute(sql, &[&id, &n]).await?;
+                }
+                client.batch_execute("COMMIT").await?;
+                3
+            }
+            "for update" => {
+                client.batch_execute("BEGIN").await?;
+                let sql = "SELECT v FROM cells WHERE id IN ($1, $2, $3) FOR UPDATE";
+                let old = values(&client.query(sql, &[&a, &b, &c]).await?);
+                let acked = self.model.groups[grp].acked.load(Ordering::SeqCst);
+                anyhow::ensure!(old == [acked; 3], "FOR UPDATE saw {old:?}, not {acked}");
+                let sql = format!("UPDATE cells SET v = {n} WHERE id IN ({a}, {b}, {c}); COMMIT");
+                client.batch_execute(&sql).await?;
+                3
+            }
+            "prepared" => {
+                let sql = format!(
+                    "BEGIN; UPDATE cells SET v = {n} WHERE id IN ({a}, {b}, {c}); PREPARE TRANSACTION 'x{g}'"
+                );
+                client.batch_execute(&sql).await?;
+                client
+                    .batch_execute(&format!("COMMIT PREPARED 'x{g}'"))
+                    .await?;
+                3
+            }
+            _ => {
+                client.batch_execute("BEGIN").await?;
+                let sql = "DELETE FROM cells WHERE grp = $1";
+                client.execute(sql, &[&g]).await?;
+                let sink = client.copy_in("COPY cells FROM STDIN").await?;
+                let mut sink = pin!(sink);
+                let lines: String = [a, b, c]
+                    .iter()
+                    .map(|id| format!("{id}\t{g}\t{n}\t0\n"))
+                    .collect();
+                sink.send(bytes::Bytes::from(lines)).await?;
+                let count = sink.finish().await?;
+                client.batch_execute("COMMIT").await?;
+                count
+            }
+        };
+        anyhow::ensure!(changed == 3, "{changed} rows were changed");
+        Ok(())
+    }
+}
+
+fn values(rows: &[tokio_postgres::Row]) -> Vec<i64> {
+    rows.iter().map(|row| row.get(0)).collect()
+}
