@@ -14,10 +14,10 @@ use crate::config::Config;
 use crate::eval::{CommandTag, EvalError, Formats, Now, Params};
 use crate::metrics::Status;
 use crate::plan::{
-    self, Isolation, LocalCall, LocalPlan, Mode, PassPlan, Plan, ReadPlan, Reason, ScopeTemplate,
+    self, LocalCall, LocalPlan, Mode, PassPlan, Plan, ReadPlan, Reason, ScopeTemplate,
     SessionFacts, WritePlan,
 };
-use crate::session::answerer::{Answerer, Asker, Outcome, Planned, Refusal};
+use crate::session::answerer::{Answerer, Asker, Outcome, Planned, Refusal, Snapshot};
 use bytes::BytesMut;
 use keeper::Keeper;
 use lost::Lost;
@@ -65,7 +65,6 @@ pub struct Holds {
     holds: Vec<Hold>,
     withdrawn: Vec<Withdrawn>,
     catalog_changes: bool,
-    snapshot_taken: bool,
 }
 
 impl Engine {
@@ -218,6 +217,11 @@ impl Engine {
         }
     }
 
+    async fn barrier(&self, scope: &Scope) -> Result<(), ErrorFields> {
+        let barrier = self.grid.barrier(scope).await;
+        barrier.map_err(|error| errors::of_grid(&error))
+    }
+
     async fn call(&self, call: &LocalCall) -> Result<&'static str, ErrorFields> {
         match call {
             LocalCall::Flush { table } => {
@@ -226,10 +230,7 @@ impl Engine {
                     Some(name) => keeper::resolve(&self.keeper.catalog(), name)
                         .map(|table| Scope::Tables([table].into()))?,
                 };
-                self.grid
-                    .barrier(&scope)
-                    .await
-                    .map_err(|error| errors::of_grid(&error))?;
+                self.barrier(&scope).await?;
             }
             LocalCall::Replay(id) => self.keeper.replay_dead_letter(&self.grid, *id).await?,
             LocalCall::Discard(id) => self.keeper.discard_dead_letter(*id).await?,
@@ -375,12 +376,16 @@ impl Answerer for Engine {
         }
     }
 
+    async fn catch_up(&self) -> Result<(), ErrorFields> {
+        self.barrier(&Scope::Everything).await
+    }
+
     async fn enter(
         &self,
         asker: Asker<'_>,
         plan: &PassPlan,
         params: Option<&Params<'_>>,
-        isolation: Isolation,
+        snapshot: Snapshot,
         holds: &mut Holds,
     ) -> Result<(), ErrorFields> {
         self.counters.passed(&plan.reason);
@@ -395,20 +400,12 @@ impl Answerer for Engine {
             holds.holds.push(hold);
         }
         self.withdraw(plan, holds).await;
-        let snapshot = matches!(
-            isolation,
-            Isolation::RepeatableRead | Isolation::Serializable
-        );
-        let reads = match (snapshot, holds.snapshot_taken) {
-            (true, true) => Scope::Nothing,
-            (true, false) => Scope::Everything,
-            (false, _) => self.scope(&plan.reads, params, asker.settings),
+        let reads = match snapshot {
+            Snapshot::OfStatement => self.scope(&plan.reads, params, asker.settings),
+            Snapshot::First => Scope::Everything,
+            Snapshot::Taken => Scope::Nothing,
         };
-        holds.snapshot_taken |= snapshot;
-        self.grid
-            .barrier(&reads)
-            .await
-            .map_err(|error| errors::of_grid(&error))
+        self.barrier(&reads).await
     }
 
     async fn leave(&self, holds: Holds, outcome: Outcome) {

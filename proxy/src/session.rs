@@ -23,12 +23,13 @@ pub(crate) mod io;
 mod literals;
 mod local;
 mod simple;
+mod snapshots;
 mod transaction;
 
 use crate::accept::Front;
 use crate::limits;
 use crate::login::{Identity, LoggedIn, Secret};
-use crate::plan::{Isolation, PassPlan};
+use crate::plan::PassPlan;
 use crate::portals::Names;
 use crate::registry::Registered;
 use crate::relay::{OwnAnswer, Relay, Said};
@@ -40,6 +41,7 @@ use intake::Passing;
 use io::{ClientGone, Io};
 use ripen_pg::sqlstate::{ErrorFields, SqlState};
 use ripen_pg::wire::{backend, frontend};
+use snapshots::Snapshots;
 use std::sync::Arc;
 use tokio::time::timeout;
 use tracing::{debug, error};
@@ -63,8 +65,7 @@ pub(crate) struct Session<A: Answerer> {
     /// How many bytes of the client's may be held.
     client_room: usize,
     tx: Tx,
-    /// The strictest isolation level that the transaction in Postgres may have.
-    isolation: Isolation,
+    snapshots: Snapshots,
     holds: A::Holds,
     holding: bool,
     /// The answer to the session's own query, and whether it is waited for.
@@ -153,7 +154,7 @@ impl<A: Answerer> Session<A> {
             passing: None,
             client_room: limits::BUFFER_HIGH_BYTES,
             tx: Tx::Idle,
-            isolation: Isolation::Serializable,
+            snapshots: Snapshots::default(),
             holds: A::Holds::default(),
             holding: false,
             own: None,

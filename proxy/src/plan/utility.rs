@@ -451,6 +451,14 @@ fn set_transaction(set: &pb::VariableSetStmt) -> Option<TxModes> {
             other: true,
             ..TxModes::default()
         }),
+        "transaction_isolation" => {
+            let isolation = items(&set.args).next().and_then(isolation);
+            Some(TxModes {
+                isolation,
+                other: isolation.is_none(),
+                ..TxModes::default()
+            })
+        }
         _ => None,
     }
 }
@@ -464,7 +472,10 @@ fn tx_modes(options: &[pb::Node]) -> TxModes {
         };
         let value = inner(&option.arg);
         match option.defname.as_str() {
-            "transaction_isolation" => modes.isolation = value.and_then(isolation),
+            "transaction_isolation" => {
+                modes.isolation = value.and_then(isolation);
+                modes.other |= modes.isolation.is_none();
+            }
             "transaction_read_only" => modes.read_only = value.and_then(truth),
             "transaction_deferrable" => modes.deferrable = value.and_then(truth),
             _ => modes.other = true,
@@ -474,12 +485,15 @@ fn tx_modes(options: &[pb::Node]) -> TxModes {
 }
 
 fn isolation(node: &NodeEnum) -> Option<Isolation> {
-    match super::parse::string_constant(node)? {
-        "read uncommitted" => Some(Isolation::ReadUncommitted),
-        "read committed" => Some(Isolation::ReadCommitted),
-        "repeatable read" => Some(Isolation::RepeatableRead),
-        _ => Some(Isolation::Serializable),
-    }
+    let level = super::parse::string_constant(node)?;
+    [
+        ("read uncommitted", Isolation::ReadUncommitted),
+        ("read committed", Isolation::ReadCommitted),
+        ("repeatable read", Isolation::RepeatableRead),
+        ("serializable", Isolation::Serializable),
+    ]
+    .into_iter()
+    .find_map(|(name, isolation)| level.eq_ignore_ascii_case(name).then_some(isolation))
 }
 
 fn truth(node: &NodeEnum) -> Option<bool> {

@@ -2,10 +2,9 @@
 //! knows nothing and lets everything pass, is the other.
 
 use super::Route;
+pub use super::snapshots::Snapshot;
 use crate::eval::{CommandTag, Formats, Params};
-use crate::plan::{
-    Isolation, LocalPlan, PassPlan, Plan, ReadPlan, Reason, SessionFacts, WritePlan,
-};
+use crate::plan::{LocalPlan, PassPlan, Plan, ReadPlan, Reason, SessionFacts, WritePlan};
 use crate::registry::SessionId;
 use bytes::BytesMut;
 use ripen_cachestore::backends::BackendPid;
@@ -95,14 +94,17 @@ pub trait Answerer: Send + Sync + 'static {
         out: &mut BytesMut,
     ) -> impl Future<Output = Result<CommandTag, Refusal>> + Send;
 
-    /// Makes Postgres fit for a statement: everything it could see is there, everything it may change is left to it until [`Answerer::leave`].
-    /// `params`: `None` when they are not known.
+    /// Brings everything acknowledged to Postgres, before a snapshot is taken there that will be kept.
+    fn catch_up(&self) -> impl Future<Output = Result<(), ErrorFields>> + Send;
+
+    /// Makes Postgres fit for a statement: everything it could see by that snapshot is there, everything it may change is left to it until
+    /// [`Answerer::leave`]. `params`: `None` when they are not known.
     fn enter(
         &self,
         asker: Asker<'_>,
         plan: &PassPlan,
         params: Option<&Params<'_>>,
-        isolation: Isolation,
+        snapshot: Snapshot,
         holds: &mut Self::Holds,
     ) -> impl Future<Output = Result<(), ErrorFields>> + Send;
 
@@ -177,12 +179,16 @@ impl Answerer for Transparent {
         )))
     }
 
+    async fn catch_up(&self) -> Result<(), ErrorFields> {
+        Ok(())
+    }
+
     async fn enter(
         &self,
         _: Asker<'_>,
         _: &PassPlan,
         _: Option<&Params<'_>>,
-        _: Isolation,
+        _: Snapshot,
         (): &mut (),
     ) -> Result<(), ErrorFields> {
         Ok(())

@@ -76,7 +76,8 @@ impl<A: Answerer> Session<A> {
         if self.skipping {
             return Ok(());
         }
-        if !self.go_upstream().await? {
+        let plan = forward::passing(&slot.planned.plan);
+        if !self.go_upstream().await? || !self.secure_analysis(&plan).await? {
             return Ok(());
         }
         let before = match self.names.statement(&name).cloned() {
@@ -260,7 +261,12 @@ impl<A: Answerer> Session<A> {
             return Ok(());
         }
         match target {
-            Target::Statement(name) => self.ensure_statement(name),
+            Target::Statement(name) => {
+                if !self.secure_analysis(&forward::UNKNOWN).await? {
+                    return Ok(());
+                }
+                self.ensure_statement(name);
+            }
             Target::Portal(name) => {
                 if !self.ensure_portal(name).await? {
                     return Ok(());
@@ -392,6 +398,7 @@ impl<A: Answerer> Session<A> {
                 return Ok(());
             }
         }
+        self.executed(&plan);
         self.before_names(&plan);
         self.forward(frame, Expect::Execute);
         Ok(())
@@ -402,6 +409,7 @@ impl<A: Answerer> Session<A> {
         if !self.secure_unknown().await? {
             return Ok(());
         }
+        self.executed(&forward::UNKNOWN);
         self.forward(frame, Expect::Execute);
         Ok(())
     }

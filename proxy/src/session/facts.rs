@@ -22,8 +22,8 @@ pub(crate) struct Known {
     epoch: Epoch,
     /// How values read and print.
     pub(crate) settings: Settings,
-    /// Of transactions that do not say.
-    pub(crate) default_isolation: Isolation,
+    /// Of transactions that do not say, if known.
+    pub(crate) default_isolation: Option<Isolation>,
     /// Whether transactions that do not say are READ WRITE.
     pub(crate) writes_allowed: bool,
     /// Whether a block may begin here: nothing watches how long it stays idle, and it is READ COMMITTED.
@@ -38,7 +38,7 @@ impl Default for Known {
             stale: true,
             epoch: Epoch::default(),
             settings: Settings::default(),
-            default_isolation: Isolation::Serializable,
+            default_isolation: None,
             writes_allowed: false,
             may_begin_here: false,
         }
@@ -114,7 +114,7 @@ impl Known {
     pub(crate) fn is_committed(&self) -> bool {
         matches!(
             self.default_isolation,
-            Isolation::ReadCommitted | Isolation::ReadUncommitted
+            Some(Isolation::ReadCommitted | Isolation::ReadUncommitted)
         )
     }
 
@@ -129,7 +129,7 @@ impl Known {
             self.facts.plain_settings = false;
             self.version += 1;
         }
-        self.default_isolation = Isolation::Serializable;
+        self.default_isolation = None;
     }
 
     /// Takes in the answer to [`PROBE`].
@@ -158,12 +158,12 @@ impl Known {
             let found = values.iter().find(|(name, _)| *name == wanted);
             found.map(|(_, value)| value.clone())
         });
-        self.default_isolation = match next() {
+        self.default_isolation = Some(match next() {
             "read committed" => Isolation::ReadCommitted,
             "read uncommitted" => Isolation::ReadUncommitted,
             "repeatable read" => Isolation::RepeatableRead,
             _ => Isolation::Serializable,
-        };
+        });
         let read_only = next() != "off";
         let watched = next() != "0" || !matches!(next(), "" | "0");
         plain &= next() == "safe_encoding";

@@ -2,11 +2,14 @@
 //! lived only here. Never answers the client, except that it was refused.
 
 use super::answerer::{Answerer, Outcome};
+use super::io::Io;
+use super::snapshots::{self, Snapshot};
 use super::{End, Route, Segment, Session, Tx};
 use crate::eval::{Formats, Params};
-use crate::plan::{Isolation, PassPlan, Plan, Reason};
+use crate::plan::{PassPlan, Plan, Reason};
 use crate::portals::{Portal, PortalState, Statement};
 use crate::registry::Registered;
+use crate::relay::Relay;
 use crate::relay::expect::Expect;
 use bytes::{Bytes, BytesMut};
 use ripen_pg::sqlstate::{ErrorFields, SqlState};
@@ -106,6 +109,7 @@ impl<A: Answerer> Session<A> {
             frontend::query(self.upstream(), &begin);
             self.relay.awaited.push(Expect::Own);
             self.tx = Tx::Upstream(b'T');
+            self.snapshots.begun();
         }
         if self.segment == Segment::Here {
             self.segment = Segment::Upstream;
@@ -125,44 +129,49 @@ impl<A: Answerer> Session<A> {
         }
         self.known.note(&plan.effects);
         self.pinned |= super::attach::pins(plan);
-        let isolation = self.isolation_for(&plan.effects);
+        let snapshot = self
+            .snapshots
+            .of(&self.tx, plan, self.known.default_isolation);
+        let reads = match snapshot {
+            Snapshot::OfStatement => !plan.reads.is_nothing(),
+            Snapshot::First => snapshots::may_take(plan),
+            Snapshot::Taken => false,
+        };
         let reloads = plan.effects.ddl || plan.effects.grants;
-        if plan.reads.is_nothing() && plan.writes.is_nothing() && !reloads {
-            return Ok(true);
+        if reads || !plan.writes.is_nothing() || reloads {
+            self.holding = true;
+            let asker = super::asker(&self.me, &self.known, &self.route);
+            let answerer = &self.front.answerer;
+            let entering = answerer.enter(asker, plan, params, snapshot, &mut self.holds);
+            let entered = patiently(&mut self.io, &self.relay, &self.me, entering).await;
+            if let Err(error) = entered {
+                return self.refuse(&error).await;
+            }
         }
-        match self.enter(plan, params, isolation).await {
-            Some(Ok(())) => Ok(true),
-            Some(Err(error)) => self.refuse(&error).await,
-            None => self.refuse(&cancelled()).await,
-        }
+        self.snapshots.told(plan);
+        Ok(true)
     }
 
-    /// `None`: cancelled.
-    async fn enter(
-        &mut self,
-        plan: &PassPlan,
-        params: Option<&Params<'_>>,
-        isolation: Isolation,
-    ) -> Option<Result<(), ErrorFields>> {
-        self.holding = true;
-        let asker = super::asker(&self.me, &self.known, &self.route);
-        let entering = self
-            .front
-            .answerer
-            .enter(asker, plan, params, isolation, &mut self.holds);
-        let mut entering = pin!(entering);
-        if let Poll::Ready(entered) = futures_util::poll!(entering.as_mut()) {
-            return Some(entered);
+    /// The same for the analysis of a statement, which takes the snapshot of a transaction that keeps one.
+    pub(super) async fn secure_analysis(&mut self, plan: &PassPlan) -> Result<bool, End> {
+        let of = self
+            .snapshots
+            .of_analysis(&self.tx, self.known.default_isolation);
+        if of == Snapshot::First && snapshots::may_take(plan) && self.front.answerer.plans() {
+            let catching_up = self.front.answerer.catch_up();
+            let caught_up = patiently(&mut self.io, &self.relay, &self.me, catching_up).await;
+            if let Err(error) = caught_up {
+                return self.refuse(&error).await;
+            }
         }
-        // What was sent so far may be what is waited for: Postgres is to get on with it.
-        if !self.relay.awaited.is_empty()
-            && let Some(upstream) = self.io.upstream.as_deref_mut()
-        {
-            frontend::flush(&mut upstream.output);
-        }
-        self.io
-            .while_waiting(unless_cancelled(&self.me, entering))
-            .await
+        self.snapshots.told(plan);
+        Ok(true)
+    }
+
+    /// Postgres is about to be told to carry out what was secured.
+    pub(super) fn executed(&mut self, plan: &PassPlan) {
+        self.snapshots
+            .executed(&self.tx, plan, self.known.default_isolation);
     }
 
     /// Secures everything, for a message that nobody has read.
@@ -373,6 +382,9 @@ impl<A: Answerer> Session<A> {
     }
 
     fn expect_unknown(&mut self, tag: u8) {
+        if matches!(tag, b'Q' | b'E') {
+            self.executed(&UNKNOWN);
+        }
         let expect = match tag {
             b'Q' => {
                 let before = self.names.remove(b"", true).map(Box::new);
@@ -420,6 +432,28 @@ impl<A: Answerer> Session<A> {
         }
         Ok(())
     }
+}
+
+/// Awaits what the answerer does for a statement, while both connections go on. An error if it is cancelled.
+async fn patiently(
+    io: &mut Io,
+    relay: &Relay,
+    me: &Registered,
+    work: impl Future<Output = Result<(), ErrorFields>>,
+) -> Result<(), ErrorFields> {
+    let mut work = pin!(work);
+    if let Poll::Ready(done) = futures_util::poll!(work.as_mut()) {
+        return done;
+    }
+    // What was sent so far may be what is waited for: Postgres is to get on with it.
+    if !relay.awaited.is_empty()
+        && let Some(upstream) = io.upstream.as_deref_mut()
+    {
+        frontend::flush(&mut upstream.output);
+    }
+    io.while_waiting(unless_cancelled(me, work))
+        .await
+        .unwrap_or_else(|| Err(cancelled()))
 }
 
 /// Awaits something that a cancel request may interrupt; `None` then. For futures that may be dropped.

@@ -91,6 +91,7 @@ impl<A: Answerer> Session<A> {
         if !self.go_upstream().await? || !self.secure(plan, params).await? {
             return self.end_refused(b'Q');
         }
+        self.executed(plan);
         self.before_names(plan);
         let before = self.names.remove(b"", true).map(Box::new);
         self.names.remove_portal(b"");

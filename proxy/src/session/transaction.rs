@@ -3,7 +3,6 @@
 
 use super::answerer::{Answerer, Outcome};
 use super::{Copies, Segment, Session};
-use crate::plan::{Effects, Isolation, TxControl};
 use bytes::Bytes;
 use ripen_pg::wire::backend::TransactionStatus;
 
@@ -37,6 +36,7 @@ pub(super) fn tx_status(byte: u8) -> TransactionStatus {
 impl<A: Answerer> Session<A> {
     /// Postgres is ready for the next pipeline: ends what ended there, then tells the client.
     pub(super) async fn transaction_status(&mut self, status: u8) {
+        self.snapshots.ready(status);
         if status == b'I' {
             self.tx = Tx::Idle;
             self.names.clear_portals();
@@ -59,43 +59,5 @@ impl<A: Answerer> Session<A> {
         let holds = std::mem::take(&mut self.holds);
         let leaving = self.front.answerer.leave(holds, outcome);
         self.io.while_waiting(leaving).await;
-    }
-
-    /// The strictest isolation level at which this text may run, noted for what follows in its transaction.
-    pub(super) fn isolation_for(&mut self, effects: &Effects) -> Isolation {
-        let default = self.known.default_isolation;
-        let mut now = match self.tx {
-            Tx::Upstream(_) => self.isolation,
-            Tx::Here(_) => Isolation::ReadCommitted,
-            Tx::Idle => default,
-        };
-        let mut strictest = now;
-        for control in &effects.transaction {
-            now = match control {
-                TxControl::Begin(modes) | TxControl::Set(modes) if modes.other => {
-                    Isolation::Serializable
-                }
-                TxControl::Begin(modes) => modes.isolation.unwrap_or(default),
-                TxControl::Set(modes) => modes.isolation.unwrap_or(now),
-                TxControl::Commit { chain: false }
-                | TxControl::Rollback { chain: false }
-                | TxControl::Prepare => default,
-                _ => now,
-            };
-            if rank(now) > rank(strictest) {
-                strictest = now;
-            }
-        }
-        self.isolation = strictest;
-        strictest
-    }
-}
-
-fn rank(isolation: Isolation) -> u8 {
-    match isolation {
-        Isolation::ReadUncommitted => 0,
-        Isolation::ReadCommitted => 1,
-        Isolation::RepeatableRead => 2,
-        Isolation::Serializable => 3,
     }
 }

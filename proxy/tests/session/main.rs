@@ -10,4 +10,5 @@ mod parity;
 mod postgres;
 mod proxy;
 mod raw;
+mod snapshots;
 mod tls;

@@ -14,9 +14,9 @@ use ripen_pg::wire::backend;
 use ripen_proxy::accept::Front;
 use ripen_proxy::eval::{CommandTag, EvalError, Formats, Now, Params};
 use ripen_proxy::plan::{
-    self, Isolation, LocalPlan, Mode, PassPlan, ReadPlan, Reason, SessionFacts, WritePlan,
+    self, LocalPlan, Mode, PassPlan, ReadPlan, Reason, SessionFacts, WritePlan,
 };
-use ripen_proxy::session::answerer::{Answerer, Asker, Outcome, Planned, Refusal};
+use ripen_proxy::session::answerer::{Answerer, Asker, Outcome, Planned, Refusal, Snapshot};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -190,16 +190,21 @@ impl Answerer for Memory {
         Ok(decision.tag)
     }
 
+    async fn catch_up(&self) -> Result<(), ErrorFields> {
+        self.note("catch up");
+        Ok(())
+    }
+
     async fn enter(
         &self,
         _: Asker<'_>,
         plan: &PassPlan,
         params: Option<&Params<'_>>,
-        isolation: Isolation,
+        snapshot: Snapshot,
         holds: &mut Vec<String>,
     ) -> Result<(), ErrorFields> {
         let params = params.map_or(0, |params| params.values.len());
-        self.note(format!("enter {:?} {params} {isolation:?}", plan.kind));
+        self.note(format!("enter {:?} {params} {snapshot:?}", plan.kind));
         let _ = self.entries.subscribe().wait_for(|open| *open).await;
         if self.locked.load(Ordering::SeqCst) {
             return Err(ErrorFields::error(

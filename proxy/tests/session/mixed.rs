@@ -172,7 +172,7 @@ fn a_statement_prepared_here_moves_to_postgres_unseen() {
     let calls = proxy.front.answerer.calls();
     let round = [
         "read",
-        "enter Select 1 ReadCommitted",
+        "enter Select 1 OfStatement",
         "leave Select Committed",
     ];
     assert_eq!(calls, [round; 4].concat());
@@ -328,10 +328,7 @@ fn a_block_moves_to_postgres_with_its_first_statement_that_must() {
     raw.query("SELECT count(*) FROM other");
     raw.query("COMMIT");
     let calls = proxy.front.answerer.calls();
-    assert_eq!(
-        calls,
-        ["enter Select 0 RepeatableRead", "leave Select Committed"]
-    );
+    assert_eq!(calls, ["enter Select 0 First", "leave Select Committed"]);
 }
 
 #[test]
@@ -350,7 +347,7 @@ fn ready_for_query_waits_until_the_holds_are_given_back() {
     assert_eq!(tags(&raw.until(b'Z')), "Z");
     assert_eq!(
         memory.calls(),
-        ["enter Update 1 ReadCommitted", "leave Update Committed"]
+        ["enter Update 1 OfStatement", "leave Update Committed"]
     );
 }
 

@@ -152,9 +152,14 @@ impl Session {
                     .batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
                     .await?;
                 let before = self.model.groups[grp].before();
-                let first = self
-                    .text(&format!("SELECT v FROM cells WHERE id IN ({a}, {b}, {c})"))
-                    .await?;
+                // Preparing a statement takes the snapshot, too.
+                let first = if self.rng.random_bool(0.5) {
+                    let sql = "SELECT v FROM cells WHERE id = ANY($1)";
+                    values(&self.client.query(sql, &[&vec![a, b, c]]).await?)
+                } else {
+                    self.text(&format!("SELECT v FROM cells WHERE id IN ({a}, {b}, {c})"))
+                        .await?
+                };
                 self.judge(grp, before, &first, 3, kind);
                 let second = self
                     .text(&format!("SELECT v FROM cells WHERE grp = {g}"))
@@ -162,6 +167,13 @@ impl Session {
                 if first != second {
                     self.model
                         .report(format!("repeatable read: {first:?}, then {second:?}"));
+                }
+                if self.rng.random_bool(0.3) {
+                    self.client.batch_execute("COMMIT AND CHAIN").await?;
+                    let before = self.model.groups[grp].before();
+                    let sql = format!("SELECT v FROM cells WHERE grp = {g}");
+                    let third = self.text(&sql).await?;
+                    self.judge(grp, before, &third, 3, kind);
                 }
                 self.client.batch_execute("COMMIT").await?;
                 Ok(())
