@@ -11,6 +11,10 @@ use std::path::Path;
 /// What cannot be equal, each with its reason. A step whose statement contains the text is left out of the comparison.
 const EXCEPTIONS: &[(&str, &str)] = &[];
 
+/// The one error that Ripen words itself as Postgres would: a statement that was prepared only here has other columns by now. Whether it was is a matter
+/// of time, and the line in Postgres's source is a matter of its version, so file and line are left out of the comparison.
+const OWN_WORDS: &str = "R=\"RevalidateCachedQuery\"";
+
 #[tokio::test]
 async fn tables_off_are_told_as_postgres_tells() -> anyhow::Result<()> {
     compare("[[table]]\npattern = \"*.*\"\nmode = \"off\"").await
@@ -42,7 +46,7 @@ async fn compare(settings: &str) -> anyhow::Result<()> {
         for (script, text) in scripts()? {
             let direct = said(&text, postgres.port(), "direct", protocol).await?;
             let told = match said(&text, ripen.port(), "proxied", protocol).await {
-                Ok(proxied) => difference(&direct, &proxied),
+                Ok(proxied) => difference(&comparable(&direct), &comparable(&proxied)),
                 Err(error) => Some(format!("broke off: {error:#}")),
             };
             if let Some(told) = told {
@@ -56,6 +60,15 @@ async fn compare(settings: &str) -> anyhow::Result<()> {
         ripen.log()
     );
     Ok(())
+}
+
+fn comparable(said: &str) -> String {
+    let place = |field: &&str| !field.starts_with("F=") && !field.starts_with("L=");
+    let line = |line: &str| match line.contains(OWN_WORDS) {
+        true => line.split(' ').filter(place).collect::<Vec<_>>().join(" "),
+        false => line.to_owned(),
+    };
+    said.lines().map(|text| line(text) + "\n").collect()
 }
 
 async fn said(text: &str, port: u16, database: &str, protocol: Protocol) -> anyhow::Result<String> {
@@ -104,6 +117,12 @@ async fn a_different_server_is_noticed() -> anyhow::Result<()> {
     let two = run(script, postgres.port(), "two", Protocol::Simple).await?;
     ensure!(difference(&one, &two).is_some(), "{one}{two}");
     ensure!(difference(&one, &one).is_none());
+    let [here, there] = [
+        "E C=\"0A000\" R=\"RevalidateCachedQuery\"",
+        "E C=\"0A000\" F=\"plancache.c\" L=\"7\" R=\"RevalidateCachedQuery\"",
+    ];
+    ensure!(comparable(here) == comparable(there));
+    ensure!(comparable("E C=\"0A000\" L=\"7\"") == "E C=\"0A000\" L=\"7\"\n");
     let greeting = wire::Wire::connect(postgres.port(), "two").await?.greeting;
     ensure!(wire::transcript(&greeting).contains("S \"TimeZone\" \"Asia/Tokyo\""));
     Ok(())
