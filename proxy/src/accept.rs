@@ -2,7 +2,7 @@
 
 use crate::limits;
 use crate::login;
-use crate::registry::{Admission, Cancel, Registered, Registry};
+use crate::registry::{Admission, Cancel, Ending, Registered, Registry};
 use crate::relay::link::Link;
 use crate::session::Session;
 use crate::session::answerer::Answerer;
@@ -43,8 +43,8 @@ pub struct Front<A> {
     pub registry: Arc<Registry>,
     /// Cancelled: no new clients, idle ones are sent away, others end their transactions.
     pub stop: CancellationToken,
-    /// Cancelled: all sessions end now.
-    pub kill: CancellationToken,
+    /// Cancelled by [`Front::end_now`]: logins end, too.
+    pub(crate) kill: CancellationToken,
 }
 
 impl<A> Front<A> {
@@ -62,6 +62,12 @@ impl<A> Front<A> {
             stop: CancellationToken::new(),
             kill: CancellationToken::new(),
         }
+    }
+
+    /// Ends all sessions at once.
+    pub fn end_now(&self) {
+        self.kill.cancel();
+        self.registry.end(Ending::Now);
     }
 }
 
@@ -101,7 +107,8 @@ pub async fn serve<A: Answerer>(listener: Listener, front: Arc<Front<A>>) {
         };
         match accepted {
             Ok((stream, peer)) => {
-                let span = tracing::info_span!("session", %peer);
+                // Entering and leaving a span at each turn costs more than the turn.
+                let span = tracing::debug_span!("session", %peer);
                 sessions.spawn(connection(stream, peer, Arc::clone(&front)).instrument(span));
             }
             // Out of file descriptors, most likely: more calls would spin.
@@ -112,12 +119,13 @@ pub async fn serve<A: Answerer>(listener: Listener, front: Arc<Front<A>>) {
         }
     }
     drop(listener);
+    front.registry.end(Ending::WhenIdle);
     sessions.close();
     if timeout(limits::SHUTDOWN_TIMEOUT, sessions.wait())
         .await
         .is_err()
     {
-        front.kill.cancel();
+        front.end_now();
         sessions.wait().await;
     }
 }

@@ -73,6 +73,7 @@ pub(crate) struct Names {
     named: HashMap<Bytes, Slot>,
     /// Bytes of the named statements.
     bytes: usize,
+    unnamed_portal: Option<Portal>,
     portals: HashMap<Bytes, Portal>,
     /// Names that SQL has prepared, executed or deallocated: whether they exist is not known here.
     foreign: HashSet<Bytes>,
@@ -212,15 +213,26 @@ impl Names {
     }
 
     pub(crate) fn portal(&self, name: &[u8]) -> Option<&Portal> {
-        self.portals.get(name)
+        if name.is_empty() {
+            self.unnamed_portal.as_ref()
+        } else {
+            self.portals.get(name)
+        }
     }
 
     pub(crate) fn portal_mut(&mut self, name: &[u8]) -> Option<&mut Portal> {
-        self.portals.get_mut(name)
+        if name.is_empty() {
+            self.unnamed_portal.as_mut()
+        } else {
+            self.portals.get_mut(name)
+        }
     }
 
     /// Puts a portal under a name and gives back what was there. Beyond the bound it is not remembered.
     pub(crate) fn put_portal(&mut self, name: Bytes, portal: Portal) -> Option<Portal> {
+        if name.is_empty() {
+            return self.unnamed_portal.replace(portal);
+        }
         if self.portals.len() >= limits::PORTALS_MAX && !self.portals.contains_key(&name) {
             return None;
         }
@@ -228,19 +240,24 @@ impl Names {
     }
 
     pub(crate) fn remove_portal(&mut self, name: &[u8]) -> Option<Portal> {
-        self.portals.remove(name)
+        if name.is_empty() {
+            self.unnamed_portal.take()
+        } else {
+            self.portals.remove(name)
+        }
     }
 
     /// Puts back what a message that Postgres skipped had changed.
     pub(crate) fn restore_portal(&mut self, name: &Bytes, before: Option<Portal>) {
         match before {
-            Some(portal) => drop(self.portals.insert(name.clone(), portal)),
-            None => drop(self.portals.remove(name)),
+            Some(portal) => drop(self.put_portal(name.clone(), portal)),
+            None => drop(self.remove_portal(name)),
         }
     }
 
     /// The transaction has ended: so have its portals.
     pub(crate) fn clear_portals(&mut self) {
+        self.unnamed_portal = None;
         if self.portals.capacity() > 16 {
             self.portals = HashMap::new();
         } else {

@@ -3,11 +3,13 @@
 use crate::limits;
 use bytes::Bytes;
 use futures_util::FutureExt;
+use futures_util::task::AtomicWaker;
 use hashbrown::HashMap;
 use parking_lot::Mutex;
 use ripen_cachestore::backends::BackendPid;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::task::Context;
 use std::time::Instant;
 use tokio::sync::Notify;
 
@@ -22,8 +24,21 @@ pub struct Registry {
     connections: AtomicUsize,
     admitted: AtomicU64,
     refused: AtomicU64,
+    /// An [`Ending`] as a number; only grows.
+    ending: AtomicU8,
     sessions: Mutex<HashMap<SessionId, Arc<Entry>>>,
     keys: Mutex<HashMap<Bytes, Arc<Entry>>>,
+}
+
+/// Whether sessions are to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Ending {
+    /// No.
+    Never,
+    /// As soon as they are in no transaction.
+    WhenIdle,
+    /// At once.
+    Now,
 }
 
 /// What others may know of a session.
@@ -37,6 +52,8 @@ pub struct Entry {
     pub since: Instant,
     state: Mutex<State>,
     cancelled: Notify,
+    /// Of the session's task, while it waits.
+    waker: AtomicWaker,
 }
 
 /// What of it changes.
@@ -111,6 +128,7 @@ impl Registry {
             since: Instant::now(),
             state: Mutex::default(),
             cancelled: Notify::new(),
+            waker: AtomicWaker::new(),
         });
         self.sessions.lock().insert(id, Arc::clone(&entry));
         Registered {
@@ -134,6 +152,14 @@ impl Registry {
             .upstream_key
             .clone()
             .map_or(Cancel::Done, Cancel::Upstream)
+    }
+
+    /// Asks all sessions to end, those that are entered later, too.
+    pub fn end(&self, ending: Ending) {
+        self.ending.fetch_max(ending as u8, Ordering::SeqCst);
+        for entry in self.list() {
+            entry.waker.wake();
+        }
     }
 
     /// Everyone, by number.
@@ -216,6 +242,16 @@ impl Registered {
             let _ = self.cancelled().now_or_never();
         }
         self.entry.state.lock().waits_here = here;
+    }
+
+    /// Whether the session is to end; the task is woken when that changes. Costs a session that waits next to nothing: it asks at each turn.
+    pub fn poll_ending(&self, cx: &Context<'_>) -> Ending {
+        self.entry.waker.register(cx.waker());
+        match self.registry.ending.load(Ordering::SeqCst) {
+            0 => Ending::Never,
+            1 => Ending::WhenIdle,
+            _ => Ending::Now,
+        }
     }
 
     /// Resolves when a cancel request came while waiting here. Cancel safe.

@@ -286,7 +286,7 @@ impl Server {
             },
         };
         front.stop.cancel();
-        front.kill.cancel();
+        front.end_now();
         if ended.is_ok() {
             self.drain().await;
         }

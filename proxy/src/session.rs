@@ -31,7 +31,7 @@ use crate::limits;
 use crate::login::{Identity, LoggedIn, Secret};
 use crate::plan::PassPlan;
 use crate::portals::Names;
-use crate::registry::Registered;
+use crate::registry::{Ending, Registered};
 use crate::relay::{OwnAnswer, Relay, Said};
 use answerer::{Answerer, Asker, Outcome};
 use attach::Parking;
@@ -43,6 +43,7 @@ use ripen_pg::sqlstate::{ErrorFields, SqlState};
 use ripen_pg::wire::{backend, frontend};
 use snapshots::Snapshots;
 use std::sync::Arc;
+use std::task::Poll;
 use tokio::time::timeout;
 use tracing::{debug, error};
 use transaction::{Tx, tx_status};
@@ -224,12 +225,16 @@ impl<A: Answerer> Session<A> {
     async fn wait(&mut self) -> Result<(), End> {
         let parks = self.parking.is_some() && self.may_park();
         let idle = self.segment == Segment::Here && matches!(self.tx, Tx::Idle);
-        let front = &*self.front;
+        let me = &self.me;
+        let ending = std::future::poll_fn(|cx| match me.poll_ending(cx) {
+            Ending::Never => Poll::Pending,
+            Ending::WhenIdle if !idle => Poll::Pending,
+            Ending::WhenIdle | Ending::Now => Poll::Ready(()),
+        });
         tokio::select! {
             biased;
             turned = self.io.turn(self.client_room) => Ok(turned?),
-            () = front.stop.cancelled(), if idle => Err(End::Shutdown),
-            () = front.kill.cancelled() => Err(End::Shutdown),
+            () = ending => Err(End::Shutdown),
             () = due(&mut self.parking), if parks => {
                 self.park().await;
                 Ok(())
@@ -321,7 +326,7 @@ impl<A: Answerer> Session<A> {
                 self.drain().await
             }
             End::Nonsense(tag) => {
-                error!(tag = %tag.escape_ascii(), "the system of record sent an unexpected message");
+                error!(peer = self.me.peer(), tag = %tag.escape_ascii(), "the system of record sent an unexpected message");
                 let what = "unexpected message from the system of record";
                 self.say_fatal(&ErrorFields::fatal(SqlState::PROTOCOL_VIOLATION, what));
                 self.unknown()

@@ -40,6 +40,44 @@ pub struct Effects {
     pub row_locks: bool,
 }
 
+impl Effects {
+    /// Whether nothing of it outlasts the transaction in the backend, except rows.
+    pub fn end_with_transaction(&self) -> bool {
+        let Effects {
+            ddl,
+            grants,
+            unpublish,
+            settings,
+            temp_tables,
+            temp_opaque,
+            code,
+            transaction: _,
+            cursor,
+            copy,
+            listen,
+            session_locks,
+            prepares,
+            multi: _,
+            own_transaction,
+            row_locks: _,
+        } = self;
+        let lasting = [
+            ddl,
+            grants,
+            settings,
+            temp_tables,
+            temp_opaque,
+            code,
+            cursor,
+            copy,
+            listen,
+            session_locks,
+            own_transaction,
+        ];
+        !lasting.into_iter().any(|lasts| *lasts) && unpublish.is_empty() && prepares.is_empty()
+    }
+}
+
 /// One transaction command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TxControl {

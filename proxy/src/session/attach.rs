@@ -5,7 +5,7 @@ use super::answerer::Answerer;
 use super::{End, Segment, Session, Tx};
 use crate::limits;
 use crate::login::Secret;
-use crate::plan::{Effects, PassPlan, StatementKind};
+use crate::plan::{PassPlan, StatementKind};
 use crate::upstream::{self, Reopened};
 use ripen_pg::sqlstate::{ErrorFields, SqlState};
 use ripen_pg::wire::{backend, frontend};
@@ -59,12 +59,6 @@ impl Parking {
 /// Whether a statement may leave something in the session that a new connection would not have: settings, temporary tables, cursors, locks,
 /// sequence values, seeds.
 pub(super) fn pins(plan: &PassPlan) -> bool {
-    let harmless = Effects {
-        transaction: plan.effects.transaction.clone(),
-        row_locks: plan.effects.row_locks,
-        multi: plan.effects.multi,
-        ..Effects::default()
-    };
     let known = matches!(
         plan.kind,
         StatementKind::Select
@@ -73,7 +67,7 @@ pub(super) fn pins(plan: &PassPlan) -> bool {
             | StatementKind::Transaction
             | StatementKind::Empty
     );
-    !known || plan.effects.multi || plan.effects != harmless
+    !known || plan.effects.multi || !plan.effects.end_with_transaction()
 }
 
 impl<A: Answerer> Session<A> {
@@ -119,7 +113,10 @@ impl<A: Answerer> Session<A> {
         {
             return false;
         }
-        info!("the session goes on without the system of record");
+        info!(
+            peer = self.me.peer(),
+            "the session goes on without the system of record"
+        );
         self.io.upstream = None;
         self.relay.farewell = None;
         self.detached();
@@ -128,9 +125,6 @@ impl<A: Answerer> Session<A> {
 
     /// Opens the connection again if there is none. False: it cannot be had, and the client's statement is refused.
     pub(super) async fn attach(&mut self) -> Result<bool, End> {
-        if let Some(parking) = &mut self.parking {
-            parking.used();
-        }
         if self.io.upstream.is_some() {
             return Ok(true);
         }

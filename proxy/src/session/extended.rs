@@ -241,7 +241,7 @@ impl<A: Answerer> Session<A> {
                 }
             }
             Target::Portal(name) => {
-                if let Some(portal) = self.names.portal(name).cloned()
+                if let Some(portal) = self.portal_here(name)
                     && self.portal_answerable(&portal).await?
                 {
                     let bound = portal.bind.as_ref().and_then(Bound::of_frame);
@@ -287,6 +287,12 @@ impl<A: Answerer> Session<A> {
         }
     }
 
+    /// The portal of that name, unless it lives in Postgres.
+    fn portal_here(&self, name: &[u8]) -> Option<Portal> {
+        let portal = self.names.portal(name)?;
+        (!matches!(portal.state, PortalState::Upstream { .. })).then(|| portal.clone())
+    }
+
     /// Whether what is asked about a portal is answered here: its transaction is, or the portal has been executed here.
     async fn portal_answerable(&mut self, portal: &Portal) -> Result<bool, End> {
         match portal.state {
@@ -298,8 +304,8 @@ impl<A: Answerer> Session<A> {
 
     /// An Execute message.
     pub(super) async fn execute(&mut self, frame: &Bytes, execute: Execute<'_>) -> Result<(), End> {
-        let Some(portal) = self.names.portal(execute.portal).cloned() else {
-            return self.execute_unknown(frame).await;
+        let Some(portal) = self.portal_here(execute.portal) else {
+            return self.execute_upstream(frame, execute.portal).await;
         };
         let limit = usize::try_from(execute.max_rows).unwrap_or(0);
         if self.portal_answerable(&portal).await? {
@@ -381,7 +387,7 @@ impl<A: Answerer> Session<A> {
         if !self.go_upstream().await? || !self.ensure_portal(name).await? {
             return Ok(());
         }
-        let Some(portal) = self.names.portal(name).cloned() else {
+        let Some(portal) = self.names.portal(name) else {
             return self.execute_unknown(frame).await;
         };
         let plan = forward::passing(&portal.planned.plan);
@@ -390,7 +396,8 @@ impl<A: Answerer> Session<A> {
             && secured_at != reads
         {
             // Time has passed since Bind: others may have written, which Postgres's later snapshots would not show.
-            let bound = portal.bind.as_ref().and_then(Bound::of_frame);
+            let bind = portal.bind.clone();
+            let bound = bind.as_ref().and_then(Bound::of_frame);
             if !self
                 .secure(&plan, bound.as_ref().map(Bound::params).as_ref())
                 .await?

@@ -260,10 +260,11 @@ impl<A: Answerer> Session<A> {
             planned,
             bind: Some(bind),
             state: PortalState::Fresh,
-        }) = self.names.portal(name).cloned()
+        }) = self.names.portal(name)
         else {
             return Ok(true);
         };
+        let (statement, planned, bind) = (statement.clone(), planned.clone(), bind.clone());
         let plan = passing(&planned.plan);
         let bound = Bound::of_frame(&bind);
         if !self

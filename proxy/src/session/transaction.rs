@@ -37,6 +37,9 @@ impl<A: Answerer> Session<A> {
     /// Postgres is ready for the next pipeline: ends what ended there, then tells the client.
     pub(super) async fn transaction_status(&mut self, status: u8) {
         self.snapshots.ready(status);
+        if let Some(parking) = &mut self.parking {
+            parking.used();
+        }
         if status == b'I' {
             self.tx = Tx::Idle;
             self.names.clear_portals();
