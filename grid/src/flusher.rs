@@ -267,12 +267,20 @@ impl Flusher {
                 scope: scope.clone(),
                 rows_max: rows_max
                     .unwrap_or(limits::FLUSH_ROWS_MAX)
-                    .min(limits::FLUSH_ROWS_MAX) as u32,
+                    .clamp(1, limits::FLUSH_ROWS_MAX) as u32,
             };
             reach("flush-before-start");
             self.log.propose(Command::FlushStart(start)).await?;
             reach("flush-started");
             let Some(open) = self.schedule.open() else {
+                // What it took may all have cancelled out, and more may stand behind it.
+                let left = crate::machine::scope(scope.clone());
+                if self
+                    .schedule
+                    .ask(|ripening| ripening.has_due(&left, cutoff_ms))
+                {
+                    continue;
+                }
                 return Ok(());
             };
             self.carry(epoch, &open, &mut backoff, stop).await?;

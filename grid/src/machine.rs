@@ -195,7 +195,8 @@ impl GridMachine {
     }
 }
 
-fn scope(scope: FlushScope) -> Scope {
+/// What a flush is about, as a scope.
+pub(crate) fn scope(scope: FlushScope) -> Scope {
     match scope {
         FlushScope::All => Scope::Everything,
         FlushScope::Tables(tables) => Scope::Tables(tables.into_iter().collect()),

@@ -242,6 +242,22 @@ impl Ripening {
         }
     }
 
+    /// Whether a flush of the scope with this cutoff would still take something.
+    pub fn has_due(&self, scope: &Scope, cutoff_ms: u64) -> bool {
+        let due = |turn: &Turn| turn.first_ms <= cutoff_ms;
+        match scope {
+            Scope::Rows(rows) => rows
+                .iter()
+                .filter_map(|row| self.rows.get(row))
+                .any(|pending| due(&pending.turn)),
+            _ => self
+                .turns
+                .iter()
+                .filter(|(table, _)| scope.has_table(**table))
+                .any(|(_, turns)| turns.keys().next().is_some_and(due)),
+        }
+    }
+
     /// When the next row is ripe, given each table's write delay.
     pub fn ripe_at(&self, delay_ms: impl Fn(TableOid) -> u64) -> Option<u64> {
         let first = |turns: &BTreeMap<Turn, RowId>| turns.keys().next().map(|turn| turn.first_ms);
@@ -428,6 +444,25 @@ mod tests {
         ripening.put_back(&taken);
         let taken = ripening.take(&Scope::Everything, 9, 9).remove(0);
         assert_eq!(taken[0].before, was(b"first"));
+    }
+
+    #[test]
+    fn what_is_due_is_what_a_flush_would_take() {
+        let mut ripening = Ripening::default();
+        note(&mut ripening, 100, &[1]);
+        note(&mut ripening, 200, &[101]);
+        let (table, rows) = (
+            Scope::Tables([TableOid(1)].into()),
+            Scope::rows(vec![row(2), row(101)]),
+        );
+        for scope in [&table, &rows] {
+            assert!(!ripening.has_due(scope, 199));
+            assert!(ripening.has_due(scope, 200));
+        }
+        assert!(ripening.has_due(&Scope::Everything, 100));
+        assert!(!ripening.has_due(&Scope::Everything, 99));
+        ripening.take(&Scope::Everything, 200, 9);
+        assert!(!ripening.has_due(&Scope::Everything, 200));
     }
 
     #[test]
