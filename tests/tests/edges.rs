@@ -1,7 +1,7 @@
 //! Corners of the queue and the hot cache, each of which once lost, repeated or hid a write.
 
 use anyhow::{Context, ensure};
-use ripen_tests::Pair;
+use ripen_tests::{Pair, wait};
 use tokio_postgres::Client;
 
 const SETTINGS: &[(&str, &str)] = &[("write_behind", "public.*"), ("write_delay", "1h")];
@@ -18,6 +18,13 @@ async fn queue(client: &Client, sql: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
+async fn row(client: &Client, id: i32) -> anyhow::Result<(i32, i32)> {
+    let row = client
+        .query_one("SELECT a, b FROM t WHERE id = $1", &[&id])
+        .await?;
+    Ok((row.get(0), row.get(1)))
+}
+
 #[tokio::test]
 async fn a_barrier_reaches_behind_rows_whose_changes_cancelled_out() -> anyhow::Result<()> {
     let settings = [SETTINGS, &[("write_max_batch", "1")]].concat();
@@ -30,5 +37,52 @@ async fn a_barrier_reaches_behind_rows_whose_changes_cancelled_out() -> anyhow::
     let sum = "SELECT sum(a)::int FROM t";
     let sum = pair.proxied.query_one(sum, &[]).await?;
     ensure!(sum.get::<_, i32>(0) == 7);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_replayed_dead_letter_changes_only_what_it_assigned() -> anyhow::Result<()> {
+    let pair = Pair::start(SCHEMA, SETTINGS).await?;
+    queue(&pair.proxied, "UPDATE t SET a = 5 WHERE id = 1").await?;
+    queue(&pair.proxied, "UPDATE t SET a = a + 5 WHERE id = 2").await?;
+    // Behind Ripen's back, so that what it has acknowledged is refused.
+    let forbid = "ALTER TABLE t ADD CONSTRAINT small CHECK (a < 5)";
+    pair.direct.batch_execute(forbid).await?;
+    pair.flush().await?;
+    let letters = "SELECT id FROM ripen.dead_letter WHERE resolution IS NULL ORDER BY id";
+    let letters: Vec<i64> = pair
+        .direct
+        .query(letters, &[])
+        .await?
+        .iter()
+        .map(|row| row.get(0))
+        .collect();
+    ensure!(letters.len() == 2, "{letters:?}");
+    pair.proxied
+        .batch_execute("ALTER TABLE t DROP CONSTRAINT small")
+        .await?;
+    wait::until("writes are queued again", || async {
+        Ok(queue(&pair.proxied, "UPDATE t SET b = 9 WHERE id = 1")
+            .await
+            .ok())
+    })
+    .await?;
+    queue(&pair.proxied, "UPDATE t SET a = 100 WHERE id = 2").await?;
+    for letter in letters {
+        pair.proxied
+            .batch_execute(&format!("CALL ripen.replay({letter})"))
+            .await?;
+    }
+    for id in [1, 2] {
+        let wanted = [(5, 9), (105, 0)][id as usize - 1];
+        let found = row(&pair.proxied, id).await?;
+        ensure!(found == wanted, "memory has {found:?}, wanted {wanted:?}");
+    }
+    pair.flush().await?;
+    for id in [1, 2] {
+        let wanted = [(5, 9), (105, 0)][id as usize - 1];
+        let found = row(&pair.direct, id).await?;
+        ensure!(found == wanted, "Postgres has {found:?}, wanted {wanted:?}");
+    }
     Ok(())
 }

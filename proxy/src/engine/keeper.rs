@@ -8,10 +8,12 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use ripen_cachestore::catalog::{Catalog, Epoch, Relation};
 use ripen_cachestore::{Store, StoreError};
-use ripen_grid::change::RowId;
+use ripen_grid::change::{CommitGroup, RowChange, RowId};
 use ripen_grid::grid::Grid;
+use ripen_grid::rows::layer;
 use ripen_pg::ids::TableOid;
 use ripen_pg::sqlstate::{ErrorFields, SqlState};
+use ripen_pg::tuple::Tuple;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -162,8 +164,19 @@ impl Keeper {
         Ok(())
     }
 
-    /// Puts a dead letter's changes into the queue again. They count as new writes, whole rows of inserts and all assigned columns of updates.
-    pub async fn replay_dead_letter(&self, grid: &Arc<Grid>, id: i64) -> Result<(), ErrorFields> {
+    /// Puts a dead letter's changes into the queue again. They count as new writes, whole rows of inserts and all assigned columns of updates; refused when a row
+    /// to be inserted is there, or one to be updated is not. Cancel safe: once begun it goes on.
+    pub async fn replay_dead_letter(
+        self: &Arc<Self>,
+        grid: &Arc<Grid>,
+        id: i64,
+    ) -> Result<(), ErrorFields> {
+        let (keeper, grid) = (self.clone(), grid.clone());
+        let replay = tokio::spawn(async move { keeper.replay(&grid, id).await });
+        replay.await.unwrap_or_else(|_| Err(interrupted(id)))
+    }
+
+    async fn replay(&self, grid: &Arc<Grid>, id: i64) -> Result<(), ErrorFields> {
         let group = self
             .store
             .replay(id)
@@ -172,18 +185,21 @@ impl Keeper {
             .ok_or_else(|| no_letter(id))?;
         let rows: Vec<RowId> = group.rows.iter().map(|change| change.row.clone()).collect();
         let written = grid
-            .write(&rows, |_| {
-                Ok::<_, std::convert::Infallible>((Some(group.clone()), ()))
+            .write(&rows, |images| {
+                let group = decide_again(&group, images).ok_or(())?;
+                Ok::<_, ()>((Some(group), ()))
             })
             .await;
-        if let Err(error) = written {
-            // The letter must not be lost between the table and the queue.
-            if let Err(reopen) = self.store.reopen(id).await {
-                tracing::error!(id, error = %reopen, "a dead letter that could not be replayed could not be opened again: set its resolution to null by hand");
-            }
-            return Err(errors::of_grid(&error));
+        let refused = match written {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(())) => outdated(id),
+            Err(error) => errors::of_grid(&error),
+        };
+        // The letter must not be lost between the table and the queue.
+        if let Err(reopen) = self.store.reopen(id).await {
+            tracing::error!(id, error = %reopen, "a dead letter that could not be replayed could not be opened again: set its resolution to null by hand");
         }
-        Ok(())
+        Err(refused)
     }
 
     /// Gives a dead letter up.
@@ -198,6 +214,33 @@ impl Keeper {
             false => Err(no_letter(id)),
         }
     }
+}
+
+/// The group as it would be decided on these images: what others have changed since in columns that it does not assign stays. `None`: it does not fit them.
+fn decide_again(group: &CommitGroup, images: &[Option<Tuple>]) -> Option<CommitGroup> {
+    let rows = group.rows.iter().zip(images).map(|(change, image)| {
+        Some(RowChange {
+            row: change.row.clone(),
+            change: layer::again(change.change.clone(), image.as_ref())?,
+        })
+    });
+    let rows = rows.collect::<Option<_>>()?;
+    Some(CommitGroup { rows })
+}
+
+fn outdated(id: i64) -> ErrorFields {
+    ErrorFields::error(
+        SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
+        format!("dead letter {id} does not fit its rows any more"),
+    )
+    .hint("A row that it inserts exists, or one that it updates does not. Make the change by hand, then discard the letter.")
+}
+
+fn interrupted(id: i64) -> ErrorFields {
+    ErrorFields::error(
+        SqlState::INTERNAL_ERROR,
+        format!("the replay of dead letter {id} was interrupted"),
+    )
 }
 
 fn no_letter(id: i64) -> ErrorFields {
