@@ -11,7 +11,6 @@ use tokio::sync::Notify;
 pub type Then = Box<dyn FnOnce() + Send>;
 
 /// Those who wait, in two generations: for a mark not yet emitted, and for marks on their way.
-#[derive(Default)]
 pub struct Marks {
     inner: Mutex<Inner>,
     wanted: Notify,
@@ -25,6 +24,20 @@ struct Inner {
 }
 
 impl Marks {
+    /// Marks whose numbers begin with `process`. It must be another one (by chance) for each process on the same database: the WAL still holds marks of
+    /// earlier ones, which say nothing about ours.
+    pub fn new(process: u32) -> Marks {
+        let last = u64::from(process) << 32;
+        let inner = Inner {
+            last,
+            ..Inner::default()
+        };
+        Marks {
+            inner: Mutex::new(inner),
+            wanted: Notify::new(),
+        }
+    }
+
     /// Calls `then` when the stream has passed a mark that is emitted after this call.
     pub fn after_next(&self, then: Then) {
         self.inner.lock().waiting.push(then);
@@ -60,13 +73,13 @@ impl Marks {
         self.wanted.notify_one();
     }
 
-    /// The stream has passed the mark. Marks of an earlier process are unknown and ignored; later ones imply earlier ones.
+    /// The stream has passed the mark. Marks of other processes are ignored; later ones of ours imply earlier ones.
     pub fn passed(&self, id: u64) {
         let passed: Vec<_> = {
             let mut inner = self.inner.lock();
             let (passed, left) = std::mem::take(&mut inner.emitted)
                 .into_iter()
-                .partition(|(emitted, _)| *emitted <= id);
+                .partition(|(emitted, _)| emitted >> 32 == id >> 32 && *emitted <= id);
             inner.emitted = left;
             passed
         };
@@ -101,7 +114,7 @@ mod tests {
 
     #[test]
     fn a_mark_answers_those_who_asked_before_it() {
-        let marks = Marks::default();
+        let marks = Marks::new(1);
         let answered = Arc::new(AtomicU32::new(0));
         let ask = |weight| {
             let answered = answered.clone();
@@ -120,5 +133,21 @@ mod tests {
         let again = marks.next().unwrap();
         marks.passed(again);
         assert_eq!(answered.load(Ordering::SeqCst), 11);
+    }
+
+    #[test]
+    fn marks_of_another_process_answer_nobody() {
+        let (earlier, marks) = (Marks::new(2), Marks::new(1));
+        let answered = Arc::new(AtomicU32::new(0));
+        let asked = answered.clone();
+        marks.after_next(Box::new(move || asked.store(1, Ordering::SeqCst)));
+        let ours = marks.next().unwrap();
+        for _ in 0..50 {
+            earlier.after_next(Box::new(|| ()));
+            marks.passed(earlier.next().unwrap());
+        }
+        assert_eq!(answered.load(Ordering::SeqCst), 0);
+        marks.passed(ours);
+        assert_eq!(answered.load(Ordering::SeqCst), 1);
     }
 }

@@ -105,7 +105,7 @@ impl Node {
             fences: Arc::new(Fences::default()),
             feed,
             schedule,
-            marks: Arc::new(Marks::default()),
+            marks: Arc::new(Marks::new(((parts.chance)() * f64::from(u32::MAX)) as u32)),
             wait_stats: Default::default(),
             flush_stats,
             leader,
