@@ -1,8 +1,10 @@
 //! How far the hot cache has followed Postgres, and which tables may therefore be served from memory. Decides only; `ripen-hotcache` follows.
 //!
 //! A table is served when nobody else writes it (`exclusive`), or when the WAL stream carries it and is not more than `max_staleness` behind.
-//! While Postgres cannot be reached nobody can change it through the front door, so what was fresh stays served; the clock of staleness
-//! runs again from the moment a connection stands.
+//! While Postgres cannot be reached nobody can change it through the front door, so what was fresh stays served. A stream that is away while Postgres
+//! answers is lag like any other: its clock runs from the first sample that shows WAL which the stream has not passed.
+//!
+//! All times here are milliseconds of a clock that never goes back.
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -48,6 +50,11 @@ impl Freshness {
             self.samples.pop_back();
         }
         self.samples.push_back((now_ms, lsn));
+    }
+
+    /// When the stream was first known to lack something that it lacks still.
+    fn behind_since_ms(&self) -> Option<u64> {
+        self.samples.front().map(|(at_ms, _)| *at_ms)
     }
 
     fn pass(&mut self, position: Lsn) {
@@ -112,9 +119,14 @@ impl Feed {
             self.given_up.store(false, Ordering::SeqCst);
         }
         let mut freshness = self.freshness.lock();
-        freshness.samples.clear();
-        if live && !was {
-            freshness.fresh_as_of_ms = Some(now_ms);
+        match (was, live) {
+            (false, true) => {
+                let behind = freshness.behind_since_ms();
+                freshness.fresh_as_of_ms = Some(behind.unwrap_or(now_ms));
+            }
+            // Postgres may be away with the stream, and that does not count.
+            (true, false) => freshness.samples.clear(),
+            _ => {}
         }
     }
 
@@ -168,12 +180,18 @@ impl Feed {
         sampled.saturating_sub(self.position().0)
     }
 
-    /// How old the newest state is that memory surely contains, in milliseconds; `None` while no stream stands.
+    /// Whether it is worth while to sample Postgres's position: something is served that the stream must keep fresh.
+    pub fn wants_samples(&self) -> bool {
+        self.live() || !self.served.load().followed.is_empty()
+    }
+
+    /// How old the newest state is that memory surely contains, in milliseconds; `None` while no stream stands and Postgres does not say that it is missed.
     pub fn staleness_ms(&self, now_ms: u64) -> Option<u64> {
-        if !self.live() {
-            return None;
-        }
-        let fresh_as_of = self.freshness.lock().fresh_as_of_ms;
+        let freshness = self.freshness.lock();
+        let fresh_as_of = match self.live() {
+            true => freshness.fresh_as_of_ms,
+            false => freshness.behind_since_ms(),
+        };
         fresh_as_of.map(|fresh| now_ms.saturating_sub(fresh))
     }
 
@@ -238,6 +256,31 @@ mod tests {
         feed.sample(100, Lsn(10));
         feed.set_live(false, 200);
         assert_eq!(feed.judge(100_000, 5_000), None);
+        assert!(feed.serves(table));
+    }
+
+    #[test]
+    fn a_stream_that_is_away_while_postgres_answers_is_lag() {
+        let table = TableOid(1);
+        let feed = following(table);
+        feed.pass(Lsn(10));
+        feed.set_live(false, 200);
+        feed.sample(300, Lsn(10));
+        assert_eq!(feed.judge(100_000, 5_000), None, "nothing is missed");
+        feed.sample(100_000, Lsn(11));
+        // Told of every attempt that fails.
+        feed.set_live(false, 100_100);
+        feed.sample(100_200, Lsn(12));
+        assert_eq!(feed.judge(105_000, 5_000), None);
+        assert_eq!(feed.judge(105_001, 5_000), Some(true));
+        assert!(!feed.serves(table));
+        feed.set_live(true, 106_000);
+        assert_eq!(feed.judge(106_000, 5_000), None, "nothing is caught up yet");
+        feed.pass(Lsn(12));
+        feed.judge(106_000, 5_000);
+        assert_eq!(feed.staleness_ms(106_000), Some(5_800));
+        feed.sample(106_250, Lsn(12));
+        assert_eq!(feed.judge(106_250, 5_000), Some(false));
         assert!(feed.serves(table));
     }
 }

@@ -28,8 +28,8 @@ use ripen_grid::node::{Node, NodeParts};
 use ripen_grid::scope::Scope;
 use ripen_hotcache::HotCache;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc};
@@ -71,6 +71,12 @@ pub enum StartError {
 fn unix_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     since.map_or(0, |since| since.as_millis() as u64)
+}
+
+/// Milliseconds of a clock that never goes back, for what is only compared with itself.
+pub(crate) fn steady_ms() -> u64 {
+    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+    START.elapsed().as_millis() as u64
 }
 
 /// Serves until `stop` is cancelled, or until it must not go on; returns when everything has ended.
@@ -228,6 +234,7 @@ impl Server {
             attention,
             stats: self.followed.clone(),
             clock: unix_ms,
+            steady: steady_ms,
         };
         let stop = || self.stop.clone();
         self.tasks.spawn(upkeep.run(stop()));
@@ -411,14 +418,17 @@ async fn watch_freshness(
             () = stop.cancelled() => return,
             () = tokio::time::sleep(crate::limits::FRESHNESS_PERIOD) => {}
         }
-        let asked_ms = unix_ms();
-        if grid.feed.live()
+        let asked_ms = steady_ms();
+        if grid.feed.wants_samples()
             && let Ok(lsn) = store.current_lsn().await
         {
             grid.feed.sample(asked_ms, lsn);
             prober.probe();
         }
-        match grid.feed.judge(unix_ms(), max_staleness.as_millis() as u64) {
+        match grid
+            .feed
+            .judge(steady_ms(), max_staleness.as_millis() as u64)
+        {
             Some(true) => {
                 tracing::warn!("the hot cache is too far behind: cached reads go to Postgres")
             }

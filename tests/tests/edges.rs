@@ -1,7 +1,11 @@
 //! Corners of the queue and the hot cache, each of which once lost, repeated or hid a write.
 
 use anyhow::{Context, ensure};
-use ripen_tests::{Pair, wait};
+use ripen_tests::postgres::Options;
+use ripen_tests::{Pair, Postgres, Ripen, wait};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio_postgres::Client;
 
 const SETTINGS: &[(&str, &str)] = &[("write_behind", "public.*"), ("write_delay", "1h")];
@@ -85,4 +89,69 @@ async fn a_replayed_dead_letter_changes_only_what_it_assigned() -> anyhow::Resul
         ensure!(found == wanted, "Postgres has {found:?}, wanted {wanted:?}");
     }
     Ok(())
+}
+
+/// Carries everything between Ripen and Postgres, but cuts and refuses replication connections while `away` says so.
+async fn relay(listener: TcpListener, to: u16, away: watch::Receiver<bool>) -> anyhow::Result<()> {
+    loop {
+        let (mut ripen, _) = listener.accept().await?;
+        let mut postgres = TcpStream::connect(("127.0.0.1", to)).await?;
+        let mut away = away.clone();
+        tokio::spawn(async move {
+            let mut first = vec![0; 4096];
+            let length = ripen.read(&mut first).await?;
+            let replicates = first[..length]
+                .windows(11)
+                .any(|part| part == b"replication");
+            postgres.write_all(&first[..length]).await?;
+            tokio::select! {
+                _ = away.wait_for(|away| *away && replicates) => {}
+                _ = tokio::io::copy_bidirectional(&mut ripen, &mut postgres) => {}
+            }
+            anyhow::Ok(())
+        });
+    }
+}
+
+#[tokio::test]
+async fn memory_grows_old_while_the_stream_is_away_and_postgres_is_not() -> anyhow::Result<()> {
+    let postgres = Postgres::start(Options::default()).await?;
+    let direct = postgres.connect().await?;
+    direct.batch_execute(SCHEMA).await?;
+    // Soon enough Postgres sees that the other side of the slot is gone.
+    direct
+        .batch_execute("ALTER SYSTEM SET wal_sender_timeout = '3s'")
+        .await?;
+    direct.batch_execute("SELECT pg_reload_conf()").await?;
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+    let url = format!(
+        "postgres://postgres@127.0.0.1:{}/postgres?sslmode=disable",
+        listener.local_addr()?.port()
+    );
+    let (away, watched) = watch::channel(false);
+    tokio::spawn(relay(listener, postgres.port(), watched));
+    let ripen = Ripen::start(&url, &[("max_staleness", "1s")]).await?;
+    let client = ripen.connect().await?;
+    let read = || async {
+        let found = row(&client, 1).await?;
+        let route = client.query_one("SHOW ripen.route", &[]).await?;
+        anyhow::Ok((found, route.get::<_, String>(0)))
+    };
+    wait::until("the row is read from memory", || async {
+        Ok((read().await? == ((0, 0), "read".to_owned())).then_some(()))
+    })
+    .await?;
+    away.send(true)?;
+    direct
+        .batch_execute("UPDATE t SET a = 1 WHERE id = 1")
+        .await?;
+    wait::until("the row is not read from memory any more", || async {
+        Ok((read().await?.0 == (1, 0)).then_some(()))
+    })
+    .await?;
+    away.send(false)?;
+    wait::until("the row is read from memory again", || async {
+        Ok((read().await? == ((1, 0), "read".to_owned())).then_some(()))
+    })
+    .await
 }

@@ -116,7 +116,7 @@ impl Engine {
         totals.hotcache_lag_seconds = self
             .grid
             .feed
-            .staleness_ms(now_ms)
+            .staleness_ms(crate::server::steady_ms())
             .map_or(0.0, |stale| stale as f64 / 1000.0);
         totals.catalog_loads = self.keeper.loads();
         status

@@ -68,6 +68,8 @@ pub struct Follower {
     pub stats: Arc<FollowStats>,
     /// The unix clock in milliseconds.
     pub clock: fn() -> u64,
+    /// The clock of staleness, in milliseconds, which never goes back.
+    pub steady: fn() -> u64,
 }
 
 impl Follower {
@@ -86,16 +88,16 @@ impl Follower {
                     self.grid.feed.restart_at(position);
                 }
                 self.stats.connects.fetch_add(1, Ordering::Relaxed);
-                self.grid.feed.set_live(true, (self.clock)());
+                self.grid.feed.set_live(true, (self.steady)());
                 self.attention.notify_one();
             }
             Event::Disconnected { reason } => {
                 tracing::warn!(reason, "the replication stream is away");
-                self.grid.feed.set_live(false, (self.clock)());
+                self.grid.feed.set_live(false, (self.steady)());
             }
             Event::Unavailable(why) => {
                 tracing::error!(%why, "no hot cache: only exclusive tables are served from memory");
-                self.grid.feed.set_live(false, (self.clock)());
+                self.grid.feed.set_live(false, (self.steady)());
                 self.grid.feed.follow_nothing();
                 self.grid.stream_lost();
                 self.attention.notify_one();
