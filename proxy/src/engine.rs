@@ -9,10 +9,9 @@ mod plans;
 pub mod publisher;
 mod status;
 
-use crate::admin::StatusSource;
 use crate::config::Config;
 use crate::eval::{CommandTag, EvalError, Formats, Now, Params};
-use crate::metrics::Status;
+use crate::metrics::{ClientStatus, Status};
 use crate::plan::{
     self, LocalCall, LocalPlan, Mode, PassPlan, Plan, ReadPlan, Reason, ScopeTemplate,
     SessionFacts, WritePlan,
@@ -40,7 +39,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 use tokio::sync::mpsc;
 
-pub use status::Counters;
+pub use status::{Counters, Sources};
 
 /// The answerer of real sessions.
 pub struct Engine {
@@ -55,7 +54,7 @@ pub struct Engine {
     /// What happened, for status and metrics.
     pub counters: Counters,
     plans: PlanCache,
-    source: OnceLock<StatusSource>,
+    sources: OnceLock<Sources>,
     lost: mpsc::UnboundedSender<Lost>,
 }
 
@@ -84,21 +83,27 @@ impl Engine {
             config,
             counters: Counters::default(),
             plans: PlanCache::default(),
-            source: OnceLock::new(),
+            sources: OnceLock::new(),
             lost,
         }
     }
 
-    /// Where the numbers of sessions and hot cache come from, beside our own. Set once at start.
-    pub fn set_status_source(&self, source: StatusSource) {
-        // A second source would be our own mistake, and harmless.
-        let _ = self.source.set(source);
+    /// Set once at start.
+    pub fn set_sources(&self, sources: Sources) {
+        // A second set would be our own mistake, and harmless.
+        let _ = self.sources.set(sources);
     }
 
     fn full_status(&self) -> Status {
-        self.source
+        self.sources
             .get()
-            .map_or_else(|| self.status(), |source| source())
+            .map_or_else(|| self.status(), |sources| (sources.status)())
+    }
+
+    fn clients(&self) -> Vec<ClientStatus> {
+        self.sources
+            .get()
+            .map_or_else(Vec::new, |sources| (sources.clients)())
     }
 
     /// How a relation is cached, by the configuration.
@@ -425,7 +430,7 @@ impl Answerer for Engine {
         out: &mut BytesMut,
     ) -> Result<(), ErrorFields> {
         match plan {
-            LocalPlan::Show(shown) => status::show(self, asker.route, *shown, describe, out).await,
+            LocalPlan::Show(shown) => status::show(self, asker, *shown, describe, out).await,
             LocalPlan::Call(LocalCall::Route(sql)) => {
                 let planned = self.plan(asker.facts, sql.as_bytes(), &[]);
                 status::route(&planned.plan, describe, out);

@@ -3,7 +3,7 @@
 
 mod render;
 
-pub use render::{Answer, openmetrics, show};
+pub use render::{Answer, CLIENT_COLUMNS, clients, openmetrics, show};
 
 use serde::Serialize;
 
@@ -16,8 +16,6 @@ pub struct Status {
     pub totals: Totals,
     /// Per table known to the catalog and not `off` by configuration.
     pub tables: Vec<TableStatus>,
-    /// Per client connection.
-    pub clients: Vec<ClientStatus>,
     /// How often statements got each plan, and why.
     pub plans: Vec<PlanCount>,
 }
@@ -45,8 +43,8 @@ pub struct TableStatus {
     pub misses: u64,
 }
 
-/// One client connection.
-#[derive(Clone, Debug, Default, Serialize)]
+/// One client connection. Not part of [`Status`]: there may be thousands, and not everybody may see them.
+#[derive(Clone, Debug, Default)]
 pub struct ClientStatus {
     /// The backend process id that the client was told.
     pub pid: u32,

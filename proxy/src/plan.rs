@@ -15,7 +15,7 @@ pub mod pass;
 pub mod read;
 pub mod reason;
 mod relation;
-mod rights;
+pub mod rights;
 pub mod scope;
 pub mod touch;
 pub mod types;

@@ -9,7 +9,7 @@ mod upkeep;
 use crate::accept::{self, Front, Listener};
 use crate::admin::{self, StatusSource};
 use crate::config::{Config, Durability};
-use crate::engine::Engine;
+use crate::engine::{Engine, Sources};
 use crate::engine::keeper::{self, Keeper};
 use crate::engine::lost::release_lost;
 use crate::engine::publisher;
@@ -321,18 +321,23 @@ impl Server {
         let (readiness, started) = (self.readiness.clone(), self.started);
         let store = self.store.clone();
         let front = Arc::downgrade(&front);
+        let shown = front.clone();
         let source: StatusSource = Arc::new(move || {
             let mut status = engine
                 .upgrade()
                 .map_or_else(Status::default, |engine| engine.status());
-            if let Some(front) = front.upgrade() {
+            if let Some(front) = shown.upgrade() {
                 fill(&mut status, &front, &followed, started);
                 status.totals.upstream_available = u64::from(store.available());
             }
             status.not_ready = readiness.missing().map(str::to_owned);
             status
         });
-        self.engine.set_status_source(source.clone());
+        let clients = move || front.upgrade().map_or_else(Vec::new, |front| clients(&front));
+        self.engine.set_sources(Sources {
+            status: source.clone(),
+            clients: Arc::new(clients),
+        });
         source
     }
 }
@@ -355,7 +360,10 @@ fn fill(status: &mut Status, front: &Front<Engine>, followed: &FollowStats, star
     totals.upstream_dials = read(&front.dials);
     totals.process_bytes = process_bytes();
     totals.uptime_seconds = started.elapsed().as_secs_f64();
-    status.clients = front.registry.list().iter().map(client).collect();
+}
+
+fn clients(front: &Front<Engine>) -> Vec<ClientStatus> {
+    front.registry.list().iter().map(client).collect()
 }
 
 fn client(entry: &Arc<Entry>) -> ClientStatus {

@@ -433,6 +433,7 @@ fn asker<'a>(me: &Registered, known: &'a Known, route: &'a Route) -> Asker<'a> {
     Asker {
         session: me.id(),
         facts: known.facts(),
+        role: known.role(),
         settings: &known.settings,
         route,
     }

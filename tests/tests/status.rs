@@ -1,7 +1,7 @@
 //! What Ripen says of itself: readiness, and the numbers of `SHOW ripen.status`, `/status` and `/metrics`. Each is compared with something that the test did.
 
 use anyhow::ensure;
-use ripen_tests::postgres::Options;
+use ripen_tests::postgres::{self, Options};
 use ripen_tests::{Pair, Postgres, Ripen, wait};
 
 const SCHEMA: &str = "CREATE TABLE t (id int PRIMARY KEY, v int NOT NULL); INSERT INTO t SELECT g, 0 FROM generate_series(1, 100) g";
@@ -252,5 +252,71 @@ async fn every_client_is_listed_as_it_logged_in() -> anyhow::Result<()> {
         rows.len() > 1,
         "the other session of the test is there, too"
     );
+    Ok(())
+}
+
+/// What a client with this URL sees of the session named `watched`: its address, and whether it holds a connection to Postgres.
+async fn watch(client: &tokio_postgres::Client) -> anyhow::Result<[Option<String>; 3]> {
+    let rows = client.query("SHOW ripen.clients", &[]).await?;
+    let watched = rows
+        .iter()
+        .find(|row| row.get::<_, &str>("application") == "watched");
+    let Some(row) = watched else {
+        anyhow::bail!("{} clients, none of them is the watched one", rows.len());
+    };
+    ensure!(row.get::<_, &str>("user") == "alice" && row.get::<_, &str>("pid") != "0");
+    Ok(["address", "upstream", "connected_seconds"].map(|column| row.get(column)))
+}
+
+#[tokio::test]
+async fn what_others_do_is_shown_to_those_who_see_it_in_postgres() -> anyhow::Result<()> {
+    let schema = format!(
+        "{SCHEMA}; CREATE ROLE alice LOGIN; CREATE ROLE bob LOGIN; CREATE ROLE watcher LOGIN; GRANT pg_monitor TO watcher"
+    );
+    let pair = Pair::start(&schema, &[]).await?;
+    let as_user = |user: &str| pair.ripen.url().replace("postgres@", &format!("{user}@"));
+    let url = format!("{}?application_name=watched", as_user("alice"));
+    let alice = postgres::connect(&url).await?;
+    let (bob, watcher) = (
+        postgres::connect(&as_user("bob")).await?,
+        postgres::connect(&as_user("watcher")).await?,
+    );
+    let seen = |shown: &[Option<String>; 3]| shown.iter().all(Option::is_some);
+    let hidden = |shown: &[Option<String>; 3]| shown.iter().all(Option::is_none);
+
+    for (who, client) in [
+        ("alice", &alice),
+        ("watcher", &watcher),
+        ("postgres", &pair.proxied),
+    ] {
+        let shown = watch(client).await?;
+        ensure!(seen(&shown), "{who}: {shown:?}");
+    }
+    ensure!(hidden(&watch(&bob).await?));
+
+    // It is the effective role that counts, and in a transaction of Postgres's it is not known.
+    pair.proxied.batch_execute("SET ROLE bob").await?;
+    ensure!(hidden(&watch(&pair.proxied).await?));
+    pair.proxied.batch_execute("RESET ROLE").await?;
+    ensure!(seen(&watch(&pair.proxied).await?));
+    pair.proxied
+        .batch_execute("BEGIN; SET LOCAL ROLE bob; SELECT count(*) FROM pg_class")
+        .await?;
+    ensure!(hidden(&watch(&pair.proxied).await?));
+    pair.proxied.batch_execute("ROLLBACK").await?;
+
+    // A right that is given or taken counts as soon as the catalog has been read.
+    pair.proxied
+        .batch_execute("GRANT pg_read_all_stats TO bob")
+        .await?;
+    ensure!(seen(&watch(&bob).await?));
+    pair.proxied
+        .batch_execute("REVOKE pg_read_all_stats FROM bob")
+        .await?;
+    ensure!(hidden(&watch(&bob).await?));
+
+    // Without a role nobody is told.
+    ensure!(!pair.ripen.admin("/status").await?.contains("watched"));
+    ensure!(!pair.ripen.admin("/metrics").await?.contains("watched"));
     Ok(())
 }

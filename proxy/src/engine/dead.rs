@@ -25,9 +25,6 @@ impl Engine {
                 letter.changes,
             ]
         };
-        Ok(Answer {
-            columns: COLUMNS.to_vec(),
-            rows: letters.into_iter().map(row).collect(),
-        })
+        Ok(Answer::new(&COLUMNS, letters.into_iter().map(row)))
     }
 }

@@ -1,11 +1,14 @@
 //! What `SHOW ripen.…` and `/metrics` tell: collects the numbers of all parts into one [`Status`], and writes answers as rows of text.
 
 use super::{Engine, keeper};
+use crate::admin::StatusSource;
 use crate::config::schema::show_mode;
 use crate::eval::Formats;
-use crate::metrics::{self, Answer, PlanCount, Status, TableStatus};
+use crate::metrics::{self, Answer, ClientStatus, PlanCount, Status, TableStatus};
+use crate::plan::rights::may_watch;
 use crate::plan::{LocalCall, LocalPlan, Plan, Reason, Shown};
 use crate::session::Route;
+use crate::session::answerer::Asker;
 use bytes::BytesMut;
 use parking_lot::Mutex;
 use ripen_pg::ids::TableOid;
@@ -13,8 +16,17 @@ use ripen_pg::sqlstate::ErrorFields;
 use ripen_pg::value::oid;
 use ripen_pg::wire::backend::{self, DataRow, FieldDescription};
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Where numbers come from that are not the engine's own.
+pub struct Sources {
+    /// All numbers, the engine's included.
+    pub status: StatusSource,
+    /// Every client connection. Costs a copy of each: made only for who asks for the list.
+    pub clients: Arc<dyn Fn() -> Vec<ClientStatus> + Send + Sync>,
+}
 
 /// What the engine counts itself.
 #[derive(Default)]
@@ -185,10 +197,10 @@ fn shown_name(shown: Shown) -> &'static str {
     }
 }
 
-/// Answers `SHOW ripen.…`. `last`: the way that the session's last statement took.
+/// Answers `SHOW ripen.…`.
 pub async fn show(
     engine: &Engine,
-    last: &Route,
+    asker: Asker<'_>,
     shown: Shown,
     describe: bool,
     out: &mut BytesMut,
@@ -196,7 +208,13 @@ pub async fn show(
     let answer = match shown {
         Shown::DeadLetters => engine.dead_letters().await?,
         Shown::Version => one_row(["ripen.version"], [env!("CARGO_PKG_VERSION").to_owned()]),
-        Shown::Route => one_row(ROUTE_COLUMNS, last_route(last)),
+        Shown::Route => one_row(ROUTE_COLUMNS, last_route(asker.route)),
+        Shown::Clients => {
+            let catalog = engine.keeper.catalog();
+            metrics::clients(&engine.clients(), |user| {
+                may_watch(&catalog, asker.role, user)
+            })
+        }
         other => {
             let status = engine.full_status();
             metrics::show(shown_name(other), &status, &engine.config).unwrap_or_else(nothing)
@@ -209,10 +227,7 @@ pub async fn show(
 const ROUTE_COLUMNS: [&str; 2] = ["route", "reason"];
 
 fn one_row<const N: usize>(columns: [&'static str; N], row: [String; N]) -> Answer {
-    Answer {
-        columns: columns.to_vec(),
-        rows: vec![row.to_vec()],
-    }
+    Answer::new(&columns, [row.to_vec()])
 }
 
 fn nothing() -> Answer {
@@ -251,6 +266,7 @@ pub fn describe(engine: &Engine, plan: &LocalPlan, _: Formats<'_>, out: &mut Byt
     let columns = match plan {
         LocalPlan::Show(Shown::DeadLetters) => super::dead::COLUMNS.to_vec(),
         LocalPlan::Show(Shown::Version) => vec!["ripen.version"],
+        LocalPlan::Show(Shown::Clients) => metrics::CLIENT_COLUMNS.to_vec(),
         LocalPlan::Show(Shown::Route) | LocalPlan::Call(LocalCall::Route(_)) => {
             ROUTE_COLUMNS.to_vec()
         }
@@ -282,9 +298,12 @@ fn write(answer: &Answer, describe: bool, tag: &str, out: &mut BytesMut) {
     }
     for values in &answer.rows {
         let mut row = DataRow::begin(out, values.len());
-        values
-            .iter()
-            .for_each(|value| row.put_value(value.as_bytes()));
+        for value in values {
+            match value {
+                Some(value) => row.put_value(value.as_bytes()),
+                None => row.put_null(),
+            }
+        }
         row.finish();
     }
     backend::command_complete(out, tag.as_bytes());

@@ -1,6 +1,6 @@
 //! Turns a [`Status`] into the answer to `SHOW ripen.…` and into OpenMetrics text. Never shows a row value or a password.
 
-use super::{Kind, METRICS, Part, Status, Totals};
+use super::{ClientStatus, Kind, METRICS, Part, Status, Totals};
 use crate::config::Config;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
@@ -13,11 +13,22 @@ use prometheus_client::registry::Registry;
 pub struct Answer {
     /// Column names.
     pub columns: Vec<&'static str>,
-    /// Rows of the same width.
-    pub rows: Vec<Vec<String>>,
+    /// Rows of the same width; `None` is NULL.
+    pub rows: Vec<Vec<Option<String>>>,
 }
 
-/// Answers `SHOW ripen.<name>` for status, queue, hotcache, tables, clients, plans and config; `None` for any other name.
+impl Answer {
+    /// An answer without NULLs.
+    pub fn new(columns: &[&'static str], rows: impl IntoIterator<Item = Vec<String>>) -> Answer {
+        let row = |row: Vec<String>| row.into_iter().map(Some).collect();
+        Answer {
+            columns: columns.to_vec(),
+            rows: rows.into_iter().map(row).collect(),
+        }
+    }
+}
+
+/// Answers `SHOW ripen.<name>` for status, queue, hotcache, tables, plans and config; `None` for any other name.
 pub fn show(name: &str, status: &Status, config: &Config) -> Option<Answer> {
     Some(match name {
         "status" => numbers(
@@ -27,7 +38,6 @@ pub fn show(name: &str, status: &Status, config: &Config) -> Option<Answer> {
         "queue" => numbers(status, &[Part::Queue]),
         "hotcache" => numbers(status, &[Part::Hotcache]),
         "tables" => tables(status),
-        "clients" => clients(status),
         "plans" => plans(status),
         "config" => settings(config),
         _ => return None,
@@ -55,10 +65,7 @@ fn numbers(status: &Status, parts: &[Part]) -> Answer {
             metric.help.to_owned(),
         ]);
     }
-    Answer {
-        columns: vec!["name", "value", "meaning"],
-        rows,
-    }
+    Answer::new(&["name", "value", "meaning"], rows)
 }
 
 /// Whole numbers without a point, others with six digits.
@@ -85,45 +92,49 @@ fn tables(status: &Status) -> Answer {
             .chain(counts.map(|count| count.to_string()))
             .collect()
     };
-    Answer {
-        columns: vec![
-            "schema",
-            "name",
-            "mode",
-            "obstacle",
-            "cached_rows",
-            "memory_bytes",
-            "pending_rows",
-            "hits",
-            "misses",
-        ],
-        rows: status.tables.iter().map(row).collect(),
-    }
+    let columns = [
+        "schema",
+        "name",
+        "mode",
+        "obstacle",
+        "cached_rows",
+        "memory_bytes",
+        "pending_rows",
+        "hits",
+        "misses",
+    ];
+    Answer::new(&columns, status.tables.iter().map(row))
 }
 
-fn clients(status: &Status) -> Answer {
-    let row = |client: &super::ClientStatus| {
+/// Columns of `SHOW ripen.clients`.
+pub const CLIENT_COLUMNS: [&str; 7] = [
+    "pid",
+    "user",
+    "database",
+    "application",
+    "address",
+    "upstream",
+    "connected_seconds",
+];
+
+/// Answers `SHOW ripen.clients`. `may_watch` says of a user whether the asker may see what its sessions do and from where: what it may not is NULL,
+/// the same columns as in `pg_stat_activity`.
+pub fn clients(clients: &[ClientStatus], may_watch: impl Fn(&str) -> bool) -> Answer {
+    let row = |client: &ClientStatus| {
+        let shown = may_watch(&client.user);
         vec![
-            client.pid.to_string(),
-            client.user.clone(),
-            client.database.clone(),
-            client.application.clone(),
-            client.address.clone(),
-            client.upstream.to_string(),
-            number(client.connected_seconds),
+            Some(client.pid.to_string()),
+            Some(client.user.clone()),
+            Some(client.database.clone()),
+            Some(client.application.clone()),
+            shown.then(|| client.address.clone()),
+            shown.then(|| client.upstream.to_string()),
+            shown.then(|| number(client.connected_seconds)),
         ]
     };
     Answer {
-        columns: vec![
-            "pid",
-            "user",
-            "database",
-            "application",
-            "address",
-            "upstream",
-            "connected_seconds",
-        ],
-        rows: status.clients.iter().map(row).collect(),
+        columns: CLIENT_COLUMNS.to_vec(),
+        rows: clients.iter().map(row).collect(),
     }
 }
 
@@ -135,10 +146,7 @@ fn plans(status: &Status) -> Answer {
             plan.count.to_string(),
         ]
     };
-    Answer {
-        columns: vec!["kind", "reason", "count"],
-        rows: status.plans.iter().map(row).collect(),
-    }
+    Answer::new(&["kind", "reason", "count"], status.plans.iter().map(row))
 }
 
 fn settings(config: &Config) -> Answer {
@@ -146,10 +154,7 @@ fn settings(config: &Config) -> Answer {
         .rows()
         .into_iter()
         .map(|(key, value, origin)| vec![key, value, origin]);
-    Answer {
-        columns: vec!["key", "value", "origin"],
-        rows: rows.collect(),
-    }
+    Answer::new(&["key", "value", "origin"], rows)
 }
 
 /// The whole status as OpenMetrics text (media type `application/openmetrics-text; version=1.0.0`).
@@ -227,7 +232,7 @@ fn own(labels: &[(&str, &String)]) -> Vec<(String, String)> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{ClientStatus, PlanCount, TableStatus};
+    use super::super::{PlanCount, TableStatus};
     use super::*;
 
     fn status() -> Status {
@@ -245,7 +250,6 @@ mod tests {
                 hits: 3,
                 ..TableStatus::default()
             }],
-            clients: vec![ClientStatus::default()],
             plans: vec![PlanCount {
                 kind: "read".to_owned(),
                 reason: "by primary key".to_owned(),
@@ -276,9 +280,7 @@ mod tests {
 
     #[test]
     fn every_answer_is_rectangular() {
-        let names = [
-            "status", "queue", "hotcache", "tables", "clients", "plans", "config",
-        ];
+        let names = ["status", "queue", "hotcache", "tables", "plans", "config"];
         for name in names {
             let answer = show(name, &status(), &Config::default()).expect(name);
             assert!(!answer.rows.is_empty(), "{name} is empty");
@@ -294,14 +296,31 @@ mod tests {
     }
 
     #[test]
+    fn what_others_do_is_hidden_from_those_who_may_not_watch_them() {
+        let client = |user: &str| ClientStatus {
+            user: user.to_owned(),
+            address: "192.0.2.1:5000".to_owned(),
+            ..ClientStatus::default()
+        };
+        let answer = clients(&[client("me"), client("other")], |user| user == "me");
+        let hidden = |row: &[Option<String>]| row.iter().map(Option::is_none).collect::<Vec<_>>();
+        assert_eq!(answer.columns, CLIENT_COLUMNS);
+        assert_eq!(hidden(&answer.rows[0]), [false; 7]);
+        assert_eq!(
+            hidden(&answer.rows[1]),
+            [false, false, false, false, true, true, true]
+        );
+    }
+
+    #[test]
     fn ratios_are_shown_and_never_divide_by_zero() {
         let answer = show("status", &status(), &Config::default()).expect("status");
         let value = |name: &str| {
             answer
                 .rows
                 .iter()
-                .find(|row| row[0] == name)
-                .map(|row| row[1].clone())
+                .find(|row| row[0].as_deref() == Some(name))
+                .and_then(|row| row[1].clone())
         };
         assert_eq!(value("hit_ratio").as_deref(), Some("0.750000"));
         assert_eq!(value("average_batch_rows").as_deref(), Some("0"));

@@ -2,7 +2,7 @@
 
 use super::names::Names;
 use super::reason::Reason;
-use ripen_cachestore::catalog::{Grants, Relation, Role, RoleOid};
+use ripen_cachestore::catalog::{Catalog, Grants, Relation, Role, RoleOid};
 use std::collections::BTreeSet;
 
 /// A privilege on a table.
@@ -55,6 +55,19 @@ pub fn check(
     if by_column { Ok(()) } else { Err(denied()) }
 }
 
+/// Whether a role may see what a user's sessions do and from where, as `pg_stat_activity` decides: superusers, who has the user's privileges, and members of
+/// `pg_read_all_stats`. `role`: `None` when it is not known for certain.
+pub fn may_watch(catalog: &Catalog, role: Option<&str>, user: &str) -> bool {
+    let Some(role) = role.and_then(|role| catalog.roles.get(role)) else {
+        return false;
+    };
+    let acts_as = |name: &str| {
+        let other = catalog.roles.get(name);
+        other.is_some_and(|other| role.acts_as.contains(&other.oid))
+    };
+    role.superuser || acts_as(user) || acts_as("pg_read_all_stats")
+}
+
 fn granted(grants: &Grants, right: Right) -> &BTreeSet<RoleOid> {
     match right {
         Right::Select => &grants.select,
@@ -66,4 +79,48 @@ fn granted(grants: &Grants, right: Right) -> &BTreeSet<RoleOid> {
 
 fn listed(role: &Role, grantees: &BTreeSet<RoleOid>) -> bool {
     grantees.contains(&RoleOid(0)) || role.acts_as.iter().any(|oid| grantees.contains(oid))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn catalog() -> Catalog {
+        let role = |oid: u32, superuser, also: &[u32]| Role {
+            oid: RoleOid(oid),
+            superuser,
+            bypass_rls: false,
+            acts_as: also.iter().chain([&oid]).copied().map(RoleOid).collect(),
+        };
+        let roles = [
+            ("root", role(10, true, &[])),
+            ("pg_read_all_stats", role(3375, false, &[])),
+            ("watcher", role(20, false, &[3375])),
+            ("alice", role(21, false, &[])),
+            ("alices_boss", role(22, false, &[21])),
+        ];
+        Catalog {
+            roles: roles.map(|(name, role)| (name.into(), role)).into(),
+            ..Catalog::default()
+        }
+    }
+
+    #[test]
+    fn sessions_are_watched_by_superusers_by_their_own_and_by_who_may_read_all_stats() {
+        let catalog = catalog();
+        let may = |role, user| may_watch(&catalog, role, user);
+        for role in ["root", "watcher", "alice", "alices_boss"] {
+            assert!(may(Some(role), "alice"), "{role}");
+        }
+        assert!(may(Some("root"), "nobody we know") && may(Some("watcher"), "root"));
+        assert!(!may(Some("alice"), "root") && !may(Some("alice"), "alices_boss"));
+        assert!(!may(Some("alice"), "nobody we know"));
+    }
+
+    #[test]
+    fn an_unknown_role_watches_nobody() {
+        assert!(!may_watch(&catalog(), None, "alice"));
+        assert!(!may_watch(&catalog(), Some("stranger"), "stranger"));
+        assert!(!may_watch(&Catalog::default(), Some("root"), "root"));
+    }
 }

@@ -51,6 +51,8 @@ pub struct Asker<'a> {
     pub session: SessionId,
     /// What its plans depend on.
     pub facts: &'a SessionFacts,
+    /// `current_user`, while nothing may have changed it unseen.
+    pub role: Option<&'a str>,
     /// How its values read and print.
     pub settings: &'a Settings,
     /// The way that its last statement took.

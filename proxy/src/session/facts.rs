@@ -90,6 +90,12 @@ impl Known {
         &self.facts
     }
 
+    /// `current_user`, while it is known for certain.
+    pub(crate) fn role(&self) -> Option<&str> {
+        let known = !self.stale && !self.facts.user.is_empty();
+        known.then_some(self.facts.user.as_str())
+    }
+
     /// What a text does to them.
     pub(crate) fn note(&mut self, effects: &Effects) {
         if effects.settings || effects.code {
@@ -130,6 +136,12 @@ impl Known {
             self.version += 1;
         }
         self.default_isolation = None;
+    }
+
+    /// [`PROBE`] was not answered. Not to be asked again before something changes; until then all passes through.
+    fn learn_nothing(&mut self) {
+        self.facts.user.clear();
+        self.stale = false;
     }
 
     /// Takes in the answer to [`PROBE`].
@@ -218,8 +230,7 @@ impl<A: Answerer> Session<A> {
         self.known.epoch = epoch;
         match answer.row {
             Some(row) => self.known.learn(&row),
-            // Not to be asked again before something changes; until then all passes through.
-            None => self.known.stale = false,
+            None => self.known.learn_nothing(),
         }
         Ok(())
     }
