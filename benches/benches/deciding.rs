@@ -122,7 +122,7 @@ fn next(n: &mut u32) -> RowId {
 }
 
 fn memory(c: &mut Criterion) {
-    let rows = Rows::new(1 << 30);
+    let rows = Rows::new(1 << 30, Arc::new(|| 0));
     let all: Vec<RowId> = (0..ROWS).map(row).collect();
     let (ticket, _) = rows.begin_load(&all);
     let moment = Moment {

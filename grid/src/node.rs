@@ -9,7 +9,7 @@ use crate::loader::{CatalogSource, Loader};
 use crate::log::{Log, LogError, LogOptions, LogThread};
 use crate::machine::GridMachine;
 use crate::marks::Marks;
-use crate::rows::Rows;
+use crate::rows::{Clock, Rows};
 use crate::schedule::Schedule;
 use parking_lot::Mutex;
 use ripen_cachestore::Store;
@@ -35,6 +35,8 @@ pub struct NodeParts {
     pub log_number: i32,
     /// The unix clock in milliseconds.
     pub clock: fn() -> u64,
+    /// What ages of rows are counted by.
+    pub age_clock: Clock,
     /// Chance for backoffs, in 0..1.
     pub chance: fn() -> f64,
 }
@@ -55,7 +57,7 @@ impl Node {
     /// Opens the log, applies all that was ever acknowledged, and starts the node's tasks. Postgres need not be there.
     pub async fn open(log: LogOptions, parts: NodeParts) -> Result<Node, LogError> {
         let (rows, feed, schedule) = (
-            Arc::new(Rows::new(parts.memory_max_bytes)),
+            Arc::new(Rows::new(parts.memory_max_bytes, parts.age_clock)),
             Arc::new(Feed::default()),
             Arc::new(Schedule::default()),
         );

@@ -3,6 +3,7 @@
 //! Whoever touches several rows locks all shards concerned, ascending, so that a commit group is never seen half. Readers hold read locks.
 //! Lock order: shards ascending, then what passed.
 
+mod age;
 pub mod layer;
 mod load;
 mod passed;
@@ -14,11 +15,13 @@ mod stats;
 #[cfg(test)]
 mod tests;
 
+pub use age::Clock;
 pub use load::{LoadTicket, LoadWait, Moment};
 pub use stats::Counters;
 
 use crate::change::{Change, CommitGroup, FlushSeq, RowId};
 use crate::limits;
+use age::Tick;
 use parking_lot::{Mutex, RwLockReadGuard, RwLockWriteGuard};
 use passed::Recent;
 use place::Place;
@@ -27,9 +30,11 @@ use ripen_pg::tuple::Tuple;
 use shard::{Shard, Slots};
 use slot::{After, Busy, Slot, WalEvent};
 use smallvec::SmallVec;
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 use tokio::sync::watch;
 
 /// What memory says of a row.
@@ -73,6 +78,24 @@ pub struct WalChange {
     pub image: Option<Tuple>,
 }
 
+/// What a table is allowed.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct TableBounds {
+    /// Largest part of the memory for rows that its rows may take.
+    pub memory_share: f64,
+    /// How long after their load its clean rows may be served.
+    pub expiry: Option<Duration>,
+}
+
+impl Default for TableBounds {
+    fn default() -> TableBounds {
+        TableBounds {
+            memory_share: 1.0,
+            expiry: None,
+        }
+    }
+}
+
 /// Counts and sizes of all rows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RowStats {
@@ -102,12 +125,12 @@ pub struct Rows {
     loads: AtomicU64,
     merges: AtomicU64,
     poisoned: AtomicU64,
-    expired: AtomicU64,
+    clock: Clock,
 }
 
 impl Rows {
-    /// No rows yet, and so many bytes at most.
-    pub fn new(memory_max_bytes: u64) -> Rows {
+    /// No rows yet, and so many bytes at most. `clock` is asked at each load and, where rows expire, once per reading statement.
+    pub fn new(memory_max_bytes: u64, clock: Clock) -> Rows {
         let each = memory_max_bytes / limits::SHARDS as u64;
         let shards = (0..limits::SHARDS).map(|_| Shard::new(Slots::new(each)));
         Rows {
@@ -118,16 +141,19 @@ impl Rows {
             loads: AtomicU64::new(0),
             merges: AtomicU64::new(0),
             poisoned: AtomicU64::new(0),
-            expired: AtomicU64::new(0),
+            clock,
         }
     }
 
-    /// Clean rows of the table take at most so many bytes.
-    pub fn limit_table(&self, table: TableOid, bytes_max: u64) {
-        let each = bytes_max / limits::SHARDS as u64;
+    /// From now on these tables have bounds, and no others. Holds for rows in memory, too.
+    pub fn bound_tables(&self, bounds: &BTreeMap<TableOid, TableBounds>) {
         for shard in &self.shards {
-            shard.write().limit_table(table, each);
+            shard.write().bound_tables(bounds);
         }
+    }
+
+    fn now(&self) -> Tick {
+        Tick::at((self.clock)())
     }
 
     fn place<'a>(&self, row: &'a RowId) -> Place<'a> {
@@ -162,11 +188,13 @@ impl Rows {
                 .expect("all shards concerned are locked");
             &*locked[at].1
         };
-        let loaded = places.iter().map(|place| shard(place).loaded(place));
+        let moment = OnceCell::new();
+        let now = || *moment.get_or_init(|| self.now());
+        let loaded = places.iter().map(|place| shard(place).loaded(place, now));
         if apart(loaded, followed()) {
             return Read::Apart;
         }
-        let found = places.iter().map(|place| shard(place).find(place));
+        let found = places.iter().map(|place| shard(place).find(place, now));
         let found: SmallVec<[Found<'_>; 8]> = found.collect();
         Read::Done(read(&found))
     }
@@ -191,7 +219,7 @@ impl Rows {
     ) -> Option<R> {
         let place = Place::new(&self.hasher, table, key);
         let shard = self.shards[place.shard()].read();
-        (!fenced()).then(|| read(shard.find(&place)))
+        (!fenced()).then(|| read(shard.find(&place, || self.now())))
     }
 
     /// Passes through every lock once: no reader that began before is still at it.
@@ -208,7 +236,8 @@ impl Rows {
         for row in rows {
             let place = self.place(row);
             let mut shard = self.shards[place.shard()].write();
-            match shard.begin_load(&place, load, &wait, || self.recent.lock().of(row)) {
+            let passed = || self.recent.lock().of(row);
+            match shard.begin_load(&place, load, &wait, || self.now(), passed) {
                 shard::Begun::Mine => mine.push(row.clone()),
                 shard::Begun::Known => {}
                 shard::Begun::Others(wait) => others.push(wait),
@@ -229,11 +258,13 @@ impl Rows {
         self.newest_xid
             .fetch_max(snapshot.xmax.0, Ordering::Relaxed);
         self.recent.lock().seen_by(snapshot);
+        let now = self.now();
         for row in ticket.rows() {
             let tuple = found(row);
-            let kept = self.change_busy(row, |busy| {
+            let place = self.place(row);
+            let mut shard = self.shards[place.shard()].write();
+            let kept = shard.finish_load(&place, now, |busy| {
                 busy.finish_load(ticket.load(), moment, tuple);
-                busy.knows_base()
             });
             self.poisoned.fetch_add(u64::from(!kept), Ordering::Relaxed);
         }
@@ -418,11 +449,11 @@ impl Rows {
         self.change_where(chosen, Slot::stream_lost);
     }
 
-    /// Drops clean rows that are older than their table allows (`None`: never). Ages are counted between sweeps, so they are exact to one interval.
-    pub fn sweep(&self, now_s: u32, expiry_s: impl Fn(TableOid) -> Option<u32>) {
+    /// Gives back the memory of clean rows that are older than their table allows. They are not served any more before that.
+    pub fn sweep(&self) {
+        let now = self.now();
         for shard in &self.shards {
-            let expired = shard.write().sweep(now_s, &expiry_s);
-            self.expired.fetch_add(expired, Ordering::Relaxed);
+            shard.write().sweep(now);
         }
     }
 
@@ -477,7 +508,7 @@ impl Rows {
         RowStats {
             rows: all.rows,
             bytes: all.bytes,
-            evictions: all.evictions + self.expired.load(Ordering::Relaxed),
+            evictions: all.evictions,
             merges: self.merges.load(Ordering::Relaxed),
             poisoned: self.poisoned.load(Ordering::Relaxed),
             hits: all.hits,

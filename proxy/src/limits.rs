@@ -79,6 +79,9 @@ pub const STALENESS_SAMPLES: usize = 1024;
 /// How often everything about Postgres is looked over although nothing hints at a change.
 pub const UPKEEP_PERIOD: Duration = Duration::from_secs(5);
 
+/// Shortest `expiry` of a table: rows must live until those who loaded them have read them. Reached: the configuration is refused.
+pub const EXPIRY_MIN: Duration = Duration::from_millis(100);
+
 /// How long `/ready` waits for the hot cache once Postgres was reached. A slot waits for all transactions that run, which may be hours; reached, Ripen
 /// counts as ready without its cache, for it is a correct proxy all the same.
 pub const READY_WAIT: Duration = Duration::from_secs(10);

@@ -9,10 +9,10 @@ mod upkeep;
 use crate::accept::{self, Front, Listener};
 use crate::admin::{self, StatusSource};
 use crate::config::{Config, Durability};
-use crate::engine::{Engine, Sources};
 use crate::engine::keeper::{self, Keeper};
 use crate::engine::lost::release_lost;
 use crate::engine::publisher;
+use crate::engine::{Engine, Sources};
 use crate::metrics::{ClientStatus, Status};
 use crate::registry::Entry;
 use crate::tls;
@@ -133,6 +133,7 @@ fn log_options(config: &Config) -> LogOptions {
 
 fn node_parts(config: &Arc<Config>, store: &Store, current: &Arc<ArcSwap<Catalog>>) -> NodeParts {
     let (catalog, paced, settings) = (current.clone(), current.clone(), config.clone());
+    let started = Instant::now();
     NodeParts {
         store: store.clone(),
         catalog: Arc::new(move || catalog.load_full()),
@@ -156,6 +157,7 @@ fn node_parts(config: &Arc<Config>, store: &Store, current: &Arc<ArcSwap<Catalog
         memory_max_bytes: config.memory_max,
         log_number: LOG_NUMBER,
         clock: unix_ms,
+        age_clock: Arc::new(move || started.elapsed().as_millis() as u64),
         chance: rand::random::<f64>,
     }
 }
@@ -226,7 +228,6 @@ impl Server {
             readiness: self.readiness.clone(),
             migrated: migrated.clone(),
             young: Default::default(),
-            started: self.started,
         };
         let follower = Follower {
             grid: self.grid.clone(),
@@ -333,7 +334,11 @@ impl Server {
             status.not_ready = readiness.missing().map(str::to_owned);
             status
         });
-        let clients = move || front.upgrade().map_or_else(Vec::new, |front| clients(&front));
+        let clients = move || {
+            front
+                .upgrade()
+                .map_or_else(Vec::new, |front| clients(&front))
+        };
         self.engine.set_sources(Sources {
             status: source.clone(),
             clients: Arc::new(clients),

@@ -4,18 +4,20 @@
 //! Keys are found by the hash that `Rows` computed once (`Place`); the map never hashes. What a slot weighs is noted beside it, so that the sum
 //! cannot drift.
 
-use super::Found;
+use super::age::{Expiry, Tick};
 use super::load::Moment;
 use super::passed::Passed;
 use super::place::{KeepsHash, Place};
 use super::slot::{Busy, Slot};
 use super::stats::{Counters, Tables};
+use super::{Found, TableBounds};
 use crate::change::RowId;
 use crate::limits;
 use indexmap::IndexMap;
 use indexmap::map::raw_entry_v1::{RawEntryApiV1, RawEntryMut};
 use parking_lot::RwLock;
 use ripen_pg::ids::{Lsn, TableOid};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::watch;
@@ -47,8 +49,16 @@ pub struct Slots {
 struct Entry {
     slot: Slot,
     weight: u32,
-    swept_s: u32,
+    /// When the base was loaded; means nothing without one.
+    loaded: Tick,
     visited: AtomicBool,
+}
+
+impl Entry {
+    /// Whether the row must not be served any more. Rows with changes on them are: Postgres does not have those yet.
+    fn expired(&self, expiry: Option<Expiry>, now: impl Fn() -> Tick) -> bool {
+        expiry.is_some_and(|expiry| !self.slot.pinned() && expiry.is_over(self.loaded, now()))
+    }
 }
 
 impl Slots {
@@ -69,26 +79,33 @@ impl Slots {
         raw.index_from_hash(place.hash, |row| place.is(row))
     }
 
-    pub fn find(&self, place: &Place<'_>) -> Found<'_> {
+    /// What is known of a row; `now` is only asked where rows expire.
+    pub fn find(&self, place: &Place<'_>, now: impl Fn() -> Tick) -> Found<'_> {
+        let table = self.tables.get(place.table);
         let found = match self.at(place) {
             None => Found::Unknown,
-            Some(at) => self.look(at),
+            Some(at) => self.look(at, table.and_then(|table| table.expiry), now),
         };
-        self.tables.read(place.table, found != Found::Unknown);
+        self.tables.read(table, found != Found::Unknown);
         found
     }
 
-    pub fn slot(&self, place: &Place<'_>) -> Option<&Slot> {
-        self.at(place).map(|at| &self.map[at].slot)
+    /// See [`Slot::loaded`]; an expired row is unknown.
+    pub fn loaded(&self, place: &Place<'_>, now: impl Fn() -> Tick) -> Option<&Arc<Moment>> {
+        let entry = &self.map[self.at(place)?];
+        let expired = entry.expired(self.expiry(place.table), now);
+        (!expired).then(|| entry.slot.loaded())?
     }
 
-    /// See [`Slot::loaded`].
-    pub fn loaded(&self, place: &Place<'_>) -> Option<&Arc<Moment>> {
-        self.slot(place)?.loaded()
+    fn expiry(&self, table: TableOid) -> Option<Expiry> {
+        self.tables.get(table)?.expiry
     }
 
-    fn look(&self, at: usize) -> Found<'_> {
+    fn look(&self, at: usize, expiry: Option<Expiry>, now: impl Fn() -> Tick) -> Found<'_> {
         let (_, entry) = self.map.get_index(at).expect("the index was just found");
+        if entry.expired(expiry, now) {
+            return Found::Unknown;
+        }
         if !entry.visited.load(Ordering::Relaxed) {
             entry.visited.store(true, Ordering::Relaxed);
         }
@@ -105,8 +122,10 @@ impl Slots {
         place: &Place<'_>,
         load: u64,
         wait: &watch::Receiver<()>,
+        now: impl Fn() -> Tick,
         passed: impl FnOnce() -> Passed,
     ) -> Begun {
+        self.give_up_expired(place, now);
         // A load whose ticket is gone has ended.
         self.loads.retain(|(_, wait)| wait.has_changed().is_ok());
         match self.at(place) {
@@ -133,6 +152,34 @@ impl Slots {
             self.loads.push((load, wait.clone()));
         }
         Begun::Mine
+    }
+
+    fn give_up_expired(&mut self, place: &Place<'_>, now: impl Fn() -> Tick) {
+        if let Some(at) = self.at(place)
+            && self.map[at].expired(self.expiry(place.table), now)
+        {
+            self.evictions += 1;
+            self.remove(at);
+        }
+    }
+
+    /// Takes in what a load found. Answers whether it was kept.
+    pub fn finish_load(
+        &mut self,
+        place: &Place<'_>,
+        now: Tick,
+        finish: impl FnOnce(&mut Busy),
+    ) -> bool {
+        let Some(at) = self.at(place) else {
+            return false;
+        };
+        self.map[at].loaded = now;
+        let kept = |busy: &mut Busy| {
+            finish(busy);
+            busy.knows_base()
+        };
+        let answer = self.change(place, |slot| slot.change_busy(kept));
+        answer.unwrap_or_default()
     }
 
     /// Changes a slot that exists.
@@ -183,23 +230,18 @@ impl Slots {
         }
     }
 
-    /// Drops clean rows that were loaded longer ago than their table allows, give or take the time between two sweeps.
-    pub fn sweep(&mut self, now_s: u32, expiry_s: &impl Fn(TableOid) -> Option<u32>) -> u64 {
-        let mut expired = 0;
+    /// Drops clean rows that were loaded longer ago than their table allows. Nobody is served them any more: this gives back their memory.
+    pub fn sweep(&mut self, now: Tick) {
+        if !self.tables.any_expires() {
+            return;
+        }
         for at in (0..self.map.len()).rev() {
-            let (row, entry) = self.map.get_index_mut(at).expect("indices below stay");
-            let Some(expiry_s) = expiry_s(row.table) else {
-                continue;
-            };
-            if entry.slot.pinned() || entry.swept_s == 0 {
-                entry.swept_s = now_s.max(1);
-            } else if now_s.saturating_sub(entry.swept_s) >= expiry_s {
-                entry.slot = Slot::Gone;
-                expired += 1;
-                self.weigh(at);
+            let (row, entry) = self.map.get_index(at).expect("indices below stay");
+            if entry.expired(self.expiry(row.table), || now) {
+                self.evictions += 1;
+                self.remove(at);
             }
         }
-        expired
     }
 
     /// Rows without a base that nobody loads; also those whose load was given up without a word.
@@ -223,9 +265,9 @@ impl Slots {
             .for_each(|(row, entry)| visit(row, &entry.slot));
     }
 
-    /// Bounds the clean rows of a table.
-    pub fn limit_table(&mut self, table: TableOid, bytes_max: u64) {
-        self.tables.entry(table).bytes_max = bytes_max;
+    /// See [`super::Rows::bound_tables`].
+    pub fn bound_tables(&mut self, bounds: &BTreeMap<TableOid, TableBounds>) {
+        self.tables.bound(bounds);
     }
 
     pub fn add_to(&self, all: &mut Counters, mut each: impl FnMut(TableOid, &Counters)) {
@@ -241,7 +283,7 @@ impl Slots {
         let entry = Entry {
             slot,
             weight: 0,
-            swept_s: 0,
+            loaded: Tick::default(),
             visited: AtomicBool::new(false),
         };
         let raw = self.map.raw_entry_mut_v1();
@@ -294,7 +336,7 @@ impl Slots {
     fn evict(&mut self, changed: &Place<'_>) {
         let table = changed.table;
         let over = |slots: &Slots| slots.bytes > slots.bytes_max;
-        let table_over = |slots: &Slots| slots.tables.over(table);
+        let table_over = |slots: &Slots| slots.tables.over(table, slots.bytes_max);
         if !over(self) && !table_over(self) {
             return;
         }

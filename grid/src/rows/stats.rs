@@ -1,6 +1,9 @@
 //! Counts of a shard by table. Reading counts with relaxed atomics of the shard itself, so that threads meet no more than at the shard's lock.
 
+use super::TableBounds;
+use super::age::Expiry;
 use ripen_pg::ids::TableOid;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Counts and sizes of all rows or of a table's.
@@ -37,8 +40,10 @@ pub struct Tables {
 /// One table's part of a shard.
 pub struct Table {
     pub rows: u64,
+    /// See [`TableBounds`].
+    pub expiry: Option<Expiry>,
     bytes: u64,
-    pub bytes_max: u64,
+    share: f64,
     hits: AtomicU64,
     misses: AtomicU64,
 }
@@ -47,8 +52,9 @@ impl Table {
     fn new() -> Table {
         Table {
             rows: 0,
+            expiry: None,
             bytes: 0,
-            bytes_max: u64::MAX,
+            share: 1.0,
             hits: AtomicU64::new(0),
             misses: AtomicU64::new(0),
         }
@@ -56,6 +62,11 @@ impl Table {
 
     pub fn weigh(&mut self, before: u32, after: u32) {
         self.bytes = self.bytes - u64::from(before) + u64::from(after);
+    }
+
+    pub fn bound(&mut self, bounds: &TableBounds) {
+        self.share = bounds.memory_share;
+        self.expiry = bounds.expiry.map(Expiry::after);
     }
 
     fn counters(&self) -> Counters {
@@ -86,25 +97,46 @@ impl Tables {
         &mut self.tables[at].1
     }
 
-    /// Counts a read.
-    pub fn read(&self, table: TableOid, hit: bool) {
-        let counter = match (self.at(table), hit) {
-            (Ok(at), true) => &self.tables[at].1.hits,
-            (Ok(at), false) => &self.tables[at].1.misses,
-            (Err(_), _) => &self.misses_elsewhere,
+    /// The table, if the shard has ever held a row of it or it has bounds.
+    pub fn get(&self, table: TableOid) -> Option<&Table> {
+        self.at(table).ok().map(|at| &self.tables[at].1)
+    }
+
+    /// Counts a read. `table`: as [`Tables::get`] gave it.
+    pub fn read(&self, table: Option<&Table>, hit: bool) {
+        let counter = match (table, hit) {
+            (Some(table), true) => &table.hits,
+            (Some(table), false) => &table.misses,
+            (None, _) => &self.misses_elsewhere,
         };
         counter.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Whether a table has more than its share.
-    pub fn over(&self, table: TableOid) -> bool {
-        self.at(table).is_ok_and(|at| {
-            let table = &self.tables[at].1;
-            table.bytes > table.bytes_max
-        })
+    /// These tables have bounds, and no others.
+    pub fn bound(&mut self, bounds: &BTreeMap<TableOid, TableBounds>) {
+        for (table, known) in &mut self.tables {
+            if !bounds.contains_key(table) {
+                known.bound(&TableBounds::default());
+            }
+        }
+        for (table, bounds) in bounds {
+            self.entry(*table).bound(bounds);
+        }
     }
 
-    /// Misses of tables of which the shard never held a row.
+    /// Whether rows of any table expire.
+    pub fn any_expires(&self) -> bool {
+        let mut tables = self.tables.iter();
+        tables.any(|(_, table)| table.expiry.is_some())
+    }
+
+    /// Whether a table has more than its share of so many bytes.
+    pub fn over(&self, table: TableOid, bytes_max: u64) -> bool {
+        let over = |table: &Table| table.bytes as f64 > table.share * bytes_max as f64;
+        self.get(table).is_some_and(over)
+    }
+
+    /// Misses of tables that [`Tables::get`] does not know.
     pub fn misses_elsewhere(&self) -> u64 {
         self.misses_elsewhere.load(Ordering::Relaxed)
     }

@@ -6,6 +6,7 @@ use layer::Stage;
 use ripen_pg::ids::TypeOid;
 use ripen_pg::key::Key;
 use ripen_pg::tuple::Datum;
+use std::sync::atomic::AtomicU64;
 
 const TABLE: TableOid = TableOid(1);
 const INT8: TypeOid = TypeOid(20);
@@ -39,8 +40,12 @@ fn everything() -> Lsn {
     Lsn(u64::MAX)
 }
 
+fn small(memory_max_bytes: u64) -> Rows {
+    Rows::new(memory_max_bytes, Arc::new(|| 0))
+}
+
 fn rows() -> Rows {
-    let rows = Rows::new(1 << 30);
+    let rows = small(1 << 30);
     rows.note_xid(Xid(5));
     rows
 }
@@ -426,7 +431,7 @@ fn a_dead_row_is_read_anew() {
 
 #[test]
 fn a_confirmed_flush_pins_its_row_until_it_has_ended() {
-    let rows = Rows::new(0);
+    let rows = small(0);
     load(&rows, 1, "10:10:", Some(tuple(1, 1)));
     commit(&rows, 1, Change::Put { image: tuple(2, 2) });
     rows.begin_flush(SEQ, &[row(1)], true);
@@ -435,7 +440,7 @@ fn a_confirmed_flush_pins_its_row_until_it_has_ended() {
     // In the WAL, but no load sees it yet.
     assert_eq!(known(&rows, 1), Some(Some((2, 2))));
     rows.flushed(SEQ, &[row(1)], |_| true);
-    rows.sweep(1, |_| None);
+    rows.sweep();
     commit(&rows, 1, set_a(3, 2));
     rows.drop_where(|_| true);
     assert_eq!(stages(&rows, 1), [Stage::Pending]);
@@ -498,7 +503,7 @@ fn an_outside_transaction_is_not_read_half() {
 
 #[test]
 fn memory_is_bounded_and_pending_rows_stay() {
-    let rows = Rows::new(limits::SHARDS as u64 * 1_000);
+    let rows = small(limits::SHARDS as u64 * 1_000);
     for key in 0..=255u8 {
         load(&rows, key, "10:10:", Some(tuple(1, 1)));
         if key < 10 {
@@ -517,7 +522,11 @@ fn memory_is_bounded_and_pending_rows_stay() {
 #[test]
 fn a_table_keeps_to_its_share() {
     let rows = rows();
-    rows.limit_table(TABLE, 0);
+    let nothing = TableBounds {
+        memory_share: 0.0,
+        ..TableBounds::default()
+    };
+    rows.bound_tables(&[(TABLE, nothing)].into());
     for key in 0..100 {
         load(&rows, key, "10:10:", Some(tuple(1, 1)));
     }
@@ -564,17 +573,6 @@ fn a_load_that_the_stream_has_passed_is_forgotten_and_nothing_is_applied_twice()
 }
 
 #[test]
-fn rows_expire_with_age() {
-    let rows = rows();
-    load(&rows, 1, "10:10:", Some(tuple(1, 1)));
-    rows.sweep(100, |_| Some(30));
-    rows.sweep(129, |_| Some(30));
-    assert!(known(&rows, 1).is_some());
-    rows.sweep(130, |_| Some(30));
-    assert_eq!(known(&rows, 1), None);
-}
-
-#[test]
 fn reads_are_counted_by_table() {
     let rows = rows();
     known(&rows, 1);
@@ -588,7 +586,7 @@ fn reads_are_counted_by_table() {
 
 #[test]
 fn group_is_never_seen_half() {
-    let rows = Rows::new(1 << 30);
+    let rows = rows();
     let ids: Vec<RowId> = (0..4).map(row).collect();
     let write = |n: i64| {
         let put = |key| (key, Change::Put { image: tuple(n, n) });
@@ -615,4 +613,73 @@ fn group_is_never_seen_half() {
             write(n);
         }
     });
+}
+
+/// Rows of which those of `TABLE` expire after a second, and the clock they go by.
+fn expiring() -> (Rows, Arc<AtomicU64>) {
+    let clock = Arc::new(AtomicU64::new(0));
+    let shown = clock.clone();
+    let rows = Rows::new(1 << 30, Arc::new(move || shown.load(Ordering::Relaxed)));
+    rows.note_xid(Xid(5));
+    let second = TableBounds {
+        expiry: Some(Duration::from_secs(1)),
+        ..TableBounds::default()
+    };
+    rows.bound_tables(&[(TABLE, second)].into());
+    (rows, clock)
+}
+
+#[test]
+fn a_row_past_its_expiry_is_not_served_whether_it_was_swept_or_not() {
+    let (rows, clock) = expiring();
+    load(&rows, 1, "10:10:", Some(tuple(1, 1)));
+    clock.store(900, Ordering::Relaxed);
+    load(&rows, 2, "10:10:", None);
+    assert_eq!(known(&rows, 1), Some(Some((1, 1))));
+    clock.store(1000, Ordering::Relaxed);
+    assert_eq!((known(&rows, 1), known(&rows, 2)), (None, Some(None)));
+    let together = |keys: &[u8]| {
+        let asked: Vec<RowId> = keys.iter().map(|key| row(*key)).collect();
+        let unknown = |found: &[Found<'_>]| found.contains(&Found::Unknown);
+        rows.read(&asked, || false, everything, unknown)
+    };
+    assert_eq!(together(&[1, 2]), Read::Done(true));
+    assert_eq!(together(&[2, 2]), Read::Done(false));
+    // Whoever misses it loads it, and it is young again.
+    load(&rows, 1, "11:11:", Some(tuple(2, 2)));
+    assert_eq!(known(&rows, 1), Some(Some((2, 2))));
+    assert_eq!((rows.stats().rows, rows.stats().evictions), (2, 1));
+    clock.store(1950, Ordering::Relaxed);
+    rows.sweep();
+    assert_eq!((rows.stats().rows, rows.stats().evictions), (1, 2));
+    assert_eq!(known(&rows, 1), Some(Some((2, 2))));
+}
+
+#[test]
+fn pending_rows_do_not_expire_before_postgres_has_them() {
+    let (rows, clock) = expiring();
+    load(&rows, 1, "10:10:", Some(tuple(1, 1)));
+    commit(&rows, 1, set_a(3, 1));
+    clock.store(10_000, Ordering::Relaxed);
+    rows.sweep();
+    assert_eq!(known(&rows, 1), Some(Some((3, 1))));
+    rows.begin_flush(SEQ, &[row(1)], true);
+    rows.flush_xid(SEQ, Xid(20), &[row(1)]);
+    rows.flushed(SEQ, &[row(1)], |_| false);
+    assert_eq!(known(&rows, 1), None);
+}
+
+#[test]
+fn expiry_that_comes_later_holds_for_rows_that_are_there() {
+    let (rows, clock) = expiring();
+    rows.bound_tables(&BTreeMap::new());
+    load(&rows, 1, "10:10:", Some(tuple(1, 1)));
+    clock.store(5000, Ordering::Relaxed);
+    assert_eq!(known(&rows, 1), Some(Some((1, 1))));
+    let second = TableBounds {
+        expiry: Some(Duration::from_secs(1)),
+        ..TableBounds::default()
+    };
+    rows.bound_tables(&[(TABLE, second)].into());
+    assert_eq!(known(&rows, 1), None);
 }

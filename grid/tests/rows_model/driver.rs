@@ -124,7 +124,7 @@ pub struct Driver {
 
 fn machine(memory_max: u64, live: bool) -> (GridMachine, Arc<Rows>, Arc<Schedule>) {
     let (rows, schedule) = (
-        Arc::new(Rows::new(memory_max)),
+        Arc::new(Rows::new(memory_max, Arc::new(|| 0))),
         Arc::new(Schedule::default()),
     );
     let machine = GridMachine {

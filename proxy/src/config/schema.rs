@@ -63,7 +63,7 @@ pub const TABLE: &[Key<TableSettings>] = keys! { TableSettings;
     conflict: "outside change to a pending row: merge or database", parse_conflict, show_conflict;
     exclusive: "true: nobody but Ripen writes the table", parse_bool, ToString::to_string;
     memory_share: "largest part of memory_max for the table; above 0, at most 1", parse_share, ToString::to_string;
-    expiry: "clean rows are dropped this long after their load; \"never\" keeps them", parse_expiry, show_expiry;
+    expiry: "clean rows are not served longer than this after their load; \"never\" keeps them", parse_expiry, show_expiry;
 };
 
 /// Reads a mode.
@@ -171,7 +171,14 @@ fn parse_expiry(text: &str) -> Result<Option<std::time::Duration>, String> {
     if text == "never" {
         return Ok(None);
     }
-    parse_positive_duration(text).map(Some)
+    let expiry = parse_positive_duration(text)?;
+    if expiry < crate::limits::EXPIRY_MIN {
+        return Err(format!(
+            "\"{text}\" is less than {}",
+            show_duration(crate::limits::EXPIRY_MIN)
+        ));
+    }
+    Ok(Some(expiry))
 }
 
 fn parse_durability(text: &str) -> Result<Durability, String> {

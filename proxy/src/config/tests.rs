@@ -153,6 +153,10 @@ fn values_out_of_range_are_refused() {
         "log_format = \"xml\"",
         "r.toml:2: log_format: \"xml\" is not one of \"text\", \"json\"",
     );
+    fails(
+        "expiry = \"99ms\"",
+        "r.toml:2: expiry: \"99ms\" is less than 100ms",
+    );
     assert!(file("slot = \"My-Slot\"").is_err());
     assert!(file("log_level = \"info,ripen=banana\"").is_err());
     assert!(file("memory_max = 1000000").is_err());

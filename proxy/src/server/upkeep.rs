@@ -9,9 +9,10 @@ use ripen_cachestore::server::ServerFacts;
 use ripen_cachestore::{Store, StoreError};
 use ripen_grid::feed::Served;
 use ripen_grid::grid::Grid;
+use ripen_grid::rows::TableBounds;
 use ripen_hotcache::publication;
 use ripen_pg::ids::{TableOid, Xid};
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -52,8 +53,6 @@ pub struct Upkeep {
     pub migrated: Arc<Notify>,
     /// Tables published so recently that transactions may run which the stream tells in part only.
     pub young: Young,
-    /// What ages of rows are counted from.
-    pub started: Instant,
 }
 
 /// How far the start has come. Never goes back: whatever breaks later is dealt with while clients are served.
@@ -119,7 +118,7 @@ impl Upkeep {
                     tracing::warn!(%error, "cannot bring the publication up to date; new tables are not cached yet")
                 }
             }
-            self.obey_memory_settings();
+            self.sweep();
             if let Err(error) = self.grid.load_bases().await {
                 tracing::debug!(%error, "rows below pending changes are not loaded yet");
             }
@@ -153,6 +152,8 @@ impl Upkeep {
     /// Decides which tables are served: those that nobody else writes, and those that the stream carries for certain.
     async fn serve_tables(&mut self) -> Result<(), UpkeepError> {
         let catalog = self.keeper.catalog();
+        // Before the first row of a table is in memory.
+        self.grid.rows.bound_tables(&self.bounds(&catalog));
         let (exclusive, wanted) = self.wanted(&catalog);
         let before = self.grid.feed.served();
         // What is no longer wanted must go before the publication changes; what is new comes after.
@@ -240,37 +241,30 @@ impl Upkeep {
         Ok(())
     }
 
-    /// Shares of memory, and rows older than their table allows.
-    fn obey_memory_settings(&self) {
-        let catalog = self.keeper.catalog();
-        let settings = |relation: &Relation| keeper::settings(&self.config, relation);
-        for relation in catalog
-            .relations
-            .values()
-            .filter(|relation| keeper::cacheable(&self.config, relation))
-        {
-            let share = settings(relation).memory_share;
-            if share < 1.0 {
-                let bytes_max = (share * self.config.memory_max as f64) as u64;
-                self.grid.rows.limit_table(relation.oid, bytes_max);
-            }
-        }
-        let expiry = |table| {
-            catalog
-                .relations
-                .get(&table)
-                .and_then(|relation| settings(relation).expiry)
-        };
-        let feed = &self.grid.feed;
-        let followed = feed.position();
-        let served = feed.served();
-        self.grid
-            .rows
-            .settle_loads(followed, |table| served.followed.contains(&table));
-        let seconds = self.started.elapsed().as_secs() as u32;
-        self.grid.rows.sweep(seconds, |table| {
-            expiry(table).map(|expiry| expiry.as_secs() as u32)
+    /// What cacheable tables are allowed, where it is less than everything.
+    fn bounds(&self, catalog: &Catalog) -> BTreeMap<TableOid, TableBounds> {
+        let relations = catalog.relations.values();
+        let cacheable = relations.filter(|relation| keeper::cacheable(&self.config, relation));
+        let bounds = cacheable.map(|relation| {
+            let settings = keeper::settings(&self.config, relation);
+            let bounds = TableBounds {
+                memory_share: settings.memory_share,
+                expiry: settings.expiry,
+            };
+            (relation.oid, bounds)
         });
+        bounds
+            .filter(|(_, bounds)| *bounds != TableBounds::default())
+            .collect()
+    }
+
+    /// Gives back memory that rows need no longer.
+    fn sweep(&self) {
+        let feed = &self.grid.feed;
+        let (followed, served) = (feed.position(), feed.served());
+        let rows = &self.grid.rows;
+        rows.settle_loads(followed, |table| served.followed.contains(&table));
+        rows.sweep();
     }
 
     /// Cacheable tables: those declared exclusive, and the others.
