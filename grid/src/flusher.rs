@@ -4,6 +4,7 @@
 //! Whatever happens in between, `ripen.progress` tells whether the rows are in Postgres; nothing is assumed.
 
 use crate::change::{FlushSeq, RowId};
+use crate::clock::QueueClock;
 use crate::limits;
 use crate::loader::CatalogSource;
 use crate::log::{Command, FlushEnd, FlushScope, FlushStart, Log, LogError};
@@ -84,6 +85,8 @@ pub struct Flusher {
     pub clock: fn() -> u64,
     /// Chance for the backoff, in 0..1.
     pub chance: fn() -> f64,
+    /// What it makes of that clock.
+    pub time: QueueClock,
     /// What it has done.
     pub stats: Arc<FlushStats>,
 }
@@ -201,9 +204,13 @@ impl Flusher {
             let ripe = self
                 .schedule
                 .ripe_at(|table| (self.pace)(table).write_delay_ms);
-            let now = (self.clock)();
+            let (wall, log) = ((self.clock)(), self.schedule.clock_ms());
+            let now = self.time.now_ms(wall, log, Instant::now());
             if ripe.is_some_and(|ripe| ripe <= now) {
-                return Some((self.ripe_scope(now), now, Vec::new()));
+                // Who asks goes along: there may always be something ripe.
+                let requests = self.asked();
+                let (scope, cutoff_ms) = work(self.ripe_scope(now), now, &requests);
+                return Some((scope, cutoff_ms, requests));
             }
             let sleep = Duration::from_millis(
                 ripe.map_or(u64::MAX / 2, |ripe| ripe - now)
@@ -212,17 +219,18 @@ impl Flusher {
             tokio::select! {
                 request = self.requests.recv() => {
                     let mut requests = vec![request?];
-                    while let Ok(more) = self.requests.try_recv() {
-                        requests.push(more);
-                    }
-                    let scope = requests.iter().fold(Scope::Nothing, |all, request| all.union(request.scope.clone()));
-                    let cutoff_ms = requests.iter().map(|request| request.cutoff_ms).max().unwrap_or(now);
-                    return Some((flush_scope(scope), cutoff_ms, requests));
+                    requests.extend(self.asked());
+                    let (scope, cutoff_ms) = work(FlushScope::Rows(Vec::new()), 0, &requests);
+                    return Some((scope, cutoff_ms, requests));
                 }
                 () = self.schedule.changed() => {}
                 () = tokio::time::sleep(sleep) => {}
             }
         }
+    }
+
+    fn asked(&mut self) -> Vec<FlushRequest> {
+        std::iter::from_fn(|| self.requests.try_recv().ok()).collect()
     }
 
     /// What a flush that starts now takes. When all tables flush whole, that is everything; else the rows are named, so that replicas need no configuration.
@@ -450,6 +458,20 @@ impl Flusher {
         tokio::time::sleep(wait).await;
         Ok(())
     }
+}
+
+/// What is ripe and what is asked for, as one: its scope and its cutoff.
+fn work(ripe: FlushScope, now_ms: u64, requests: &[FlushRequest]) -> (FlushScope, u64) {
+    if requests.is_empty() {
+        return (ripe, now_ms);
+    }
+    let scope = requests
+        .iter()
+        .fold(crate::machine::scope(ripe), |all, request| {
+            all.union(request.scope.clone())
+        });
+    let cutoffs = requests.iter().map(|request| request.cutoff_ms);
+    (flush_scope(scope), cutoffs.fold(now_ms, u64::max))
 }
 
 fn flush_scope(scope: Scope) -> FlushScope {

@@ -2,6 +2,7 @@
 
 pub use ripen_cachestore::change;
 
+pub mod clock;
 pub mod feed;
 pub mod fences;
 pub mod flusher;

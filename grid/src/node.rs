@@ -1,5 +1,6 @@
 //! Puts a node's grid together from its log directory, and takes it apart again in order. The one place where the grid's tasks start.
 
+use crate::clock::QueueClock;
 use crate::feed::Feed;
 use crate::fences::Fences;
 use crate::flusher::{FlushStats, Flusher, FlusherError, PaceSource};
@@ -99,6 +100,7 @@ impl Node {
             requests,
             settled,
             clock: parts.clock,
+            time: QueueClock::default(),
             chance: parts.chance,
             stats: flush_stats.clone(),
         };

@@ -155,3 +155,33 @@ async fn memory_grows_old_while_the_stream_is_away_and_postgres_is_not() -> anyh
     })
     .await
 }
+
+#[tokio::test]
+async fn barriers_get_their_turn_while_there_is_always_something_ripe() -> anyhow::Result<()> {
+    let settings = [
+        ("write_behind", "public.*"),
+        ("write_delay", "1ms"),
+        ("barrier_timeout", "5s"),
+    ];
+    let pair = Pair::start(SCHEMA, &settings).await?;
+    let (stop, stopped) = watch::channel(false);
+    let mut writers = Vec::new();
+    for id in 1..=4 {
+        let (client, stopped) = (pair.ripen.connect().await?, stopped.clone());
+        writers.push(tokio::spawn(async move {
+            let update = format!("UPDATE t SET a = a + 1 WHERE id = {id}");
+            while !*stopped.borrow() {
+                client.batch_execute(&update).await?;
+            }
+            anyhow::Ok(())
+        }));
+    }
+    for _ in 0..20 {
+        pair.proxied.query_one("SELECT sum(b) FROM t", &[]).await?;
+    }
+    stop.send(true)?;
+    for writer in writers {
+        writer.await??;
+    }
+    Ok(())
+}
