@@ -164,11 +164,7 @@ impl Flusher {
                     dead,
                 })
             }
-            Some(open) => Some(FlushEnd {
-                seq: open.seq,
-                applied: false,
-                dead: Vec::new(),
-            }),
+            Some(open) => Some(given_back(&open)),
             None => None,
         };
         if let Some(end) = end {
@@ -313,7 +309,7 @@ impl Flusher {
             catalog_is_new: false,
         };
         let rows = open.rows();
-        let (mut end, mut read_anew) = (None, None);
+        let (mut end, mut read_anew, mut counted) = (None, None, None);
         while end.is_none() && !stop.is_cancelled() {
             // Whatever was tried before is known not to have committed.
             self.rows.flush_retry(open.seq, &rows);
@@ -334,7 +330,11 @@ impl Flusher {
                     end = Some(self.committed(open.seq, outcome));
                 }
                 Err(error) if error.class() == Class::Unknown => {
-                    end = self.find_out(epoch, open, &error, backoff).await?
+                    end = self.find_out(epoch, open, &error, backoff).await?;
+                    if end.is_none() && matches!(error, StoreError::OutOfOrder { .. }) {
+                        counted = self.recount(epoch, open, backoff).await?;
+                        end = counted.map(|_| given_back(open));
+                    }
                 }
                 // Before a change is blamed for not fitting the schema, the schema is read anew.
                 Err(error) if error.class() == Class::Schema && !batch.catalog_is_new => {
@@ -357,11 +357,7 @@ impl Flusher {
                     .await?;
                     if give_back {
                         // Others need not wait behind a locked row: the rows go back and the next flush is chosen anew.
-                        end = Some(FlushEnd {
-                            seq: open.seq,
-                            applied: false,
-                            dead: Vec::new(),
-                        });
+                        end = Some(given_back(open));
                     }
                 }
             }
@@ -371,7 +367,41 @@ impl Flusher {
             self.log.propose(Command::FlushEnd(end)).await?;
             reach("flush-ended");
         }
+        if let Some(applied) = counted {
+            let count = FlushEnd {
+                seq: applied,
+                applied: true,
+                dead: Vec::new(),
+            };
+            self.log.propose(Command::FlushEnd(count)).await?;
+        }
         Ok(())
+    }
+
+    /// Postgres has another count of flushes than it had (it was restored from a backup, or lost the row): the flush under way is chosen anew, and counting goes
+    /// on from what Postgres has. Nobody else counts: that would have been `Fenced`. `None`: the count is right again.
+    async fn recount(
+        &self,
+        epoch: u64,
+        open: &OpenFlush,
+        backoff: &mut Backoff,
+    ) -> Result<Option<FlushSeq>, FlusherError> {
+        match self.store.take_over(self.log_number, epoch).await {
+            Ok(applied) if applied.0 + 1 == open.seq.0 => Ok(None),
+            Ok(applied) => {
+                tracing::error!(
+                    ?applied,
+                    expected = open.seq.0 - 1,
+                    "Postgres has lost flushes that it had committed: rows of the last flushes may be old there"
+                );
+                Ok(Some(applied))
+            }
+            Err(error) => {
+                let what = "Postgres cannot tell which flushes it has";
+                self.wait_after(&error, backoff, what).await?;
+                Ok(None)
+            }
+        }
     }
 
     fn committed(&self, seq: FlushSeq, outcome: FlushOutcome) -> FlushEnd {
@@ -457,6 +487,15 @@ impl Flusher {
         tracing::warn!(%error, wait_ms = wait.as_millis() as u64, "{what}");
         tokio::time::sleep(wait).await;
         Ok(())
+    }
+}
+
+/// It did not happen: its rows are pending again.
+fn given_back(open: &OpenFlush) -> FlushEnd {
+    FlushEnd {
+        seq: open.seq,
+        applied: false,
+        dead: Vec::new(),
     }
 }
 

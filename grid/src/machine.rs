@@ -146,8 +146,12 @@ impl GridMachine {
     fn flush_end(&self, end: FlushEnd) {
         let mut inner = self.schedule.inner.lock();
         if inner.open.is_none() && end.applied {
-            // Count on from what Postgres has (see the flusher's `settle`).
+            // Count on from what Postgres has (see the flusher's `settle` and `recount`): numbers may come again.
             inner.last_seq = end.seq;
+            inner.confirmed_early = None;
+            let unconfirmed = std::mem::take(&mut inner.unconfirmed);
+            let rows: Vec<RowId> = unconfirmed.into_values().flatten().collect();
+            self.rows.drop_rows(&rows);
             return;
         }
         let Some(open) = inner.open.take_if(|open| open.seq == end.seq) else {

@@ -91,6 +91,30 @@ async fn a_replayed_dead_letter_changes_only_what_it_assigned() -> anyhow::Resul
     Ok(())
 }
 
+#[tokio::test]
+async fn a_lost_count_of_flushes_does_not_end_the_flushing() -> anyhow::Result<()> {
+    let pair = Pair::start(SCHEMA, SETTINGS).await?;
+    let steps = [
+        // As Postgres restored from a backup would have it, and one from before Ripen was there.
+        "UPDATE ripen.progress SET applied = 0",
+        "DELETE FROM ripen.progress",
+    ];
+    for (round, step) in steps.into_iter().enumerate() {
+        for _ in 0..3 {
+            queue(&pair.proxied, "UPDATE t SET a = a + 1 WHERE id = 1").await?;
+            pair.flush().await?;
+        }
+        pair.direct.batch_execute(step).await?;
+        queue(&pair.proxied, "UPDATE t SET a = a + 1 WHERE id = 1").await?;
+        let flushed = tokio::time::timeout(wait::DEADLINE / 4, pair.flush()).await;
+        flushed.context(step)?.context(step)?;
+        let wanted = 4 * (round as i32 + 1);
+        ensure!(row(&pair.direct, 1).await?.0 == wanted, "{step}");
+        ensure!(row(&pair.proxied, 1).await?.0 == wanted, "{step}");
+    }
+    Ok(())
+}
+
 /// Carries everything between Ripen and Postgres, but cuts and refuses replication connections while `away` says so.
 async fn relay(listener: TcpListener, to: u16, away: watch::Receiver<bool>) -> anyhow::Result<()> {
     loop {
