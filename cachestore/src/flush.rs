@@ -230,11 +230,7 @@ impl Run<'_> {
     /// All groups, halving what is refused until the guilty ones stand alone. What remains is tried in the original order, so a group whose predecessor is
     /// dead is judged without it.
     async fn apply_all(&mut self) -> Result<(), StoreError> {
-        let beaten = guard::beaten(self.client, self.catalog, self.batch).await?;
-        if !self.batch.guards.is_empty() {
-            // The locks on the rows looked at must outlive every roll back to the savepoint.
-            self.keep().await?;
-        }
+        let beaten = guard::beaten(self).await?;
         beaten
             .iter()
             .for_each(|(group, error)| self.bury(*group, error));
@@ -249,9 +245,7 @@ impl Run<'_> {
                 }
                 Err(error) if !self.blames(&error) => return Err(error),
                 Err(error) => {
-                    self.client
-                        .batch_execute("ROLLBACK TO SAVEPOINT ripen")
-                        .await?;
+                    self.roll_back().await?;
                     failpoint::reach_on("flush-bisecting", self.client).await?;
                     if range.len() == 1 {
                         self.bury(range.start, &error);
@@ -283,6 +277,11 @@ impl Run<'_> {
         ];
         pipeline(next.into()).await?;
         Ok(())
+    }
+
+    async fn roll_back(&self) -> Result<(), Error> {
+        let sql = "ROLLBACK TO SAVEPOINT ripen";
+        self.client.batch_execute(sql).await
     }
 
     fn bury(&mut self, group: usize, error: &StoreError) {

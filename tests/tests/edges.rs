@@ -181,6 +181,27 @@ async fn memory_grows_old_while_the_stream_is_away_and_postgres_is_not() -> anyh
 }
 
 #[tokio::test]
+async fn a_guarded_row_whose_table_has_another_key_now_is_a_dead_letter() -> anyhow::Result<()> {
+    let settings = [SETTINGS, &[("conflict", "database")]].concat();
+    let schema = format!(
+        "{SCHEMA}; CREATE TABLE other (id int PRIMARY KEY, v int); INSERT INTO other VALUES (1, 0)"
+    );
+    let pair = Pair::start(&schema, &settings).await?;
+    queue(&pair.proxied, "UPDATE t SET a = 5 WHERE id = 1").await?;
+    queue(&pair.proxied, "UPDATE other SET v = 5 WHERE id = 1").await?;
+    pair.direct
+        .batch_execute("ALTER TABLE t ALTER id TYPE bigint")
+        .await?;
+    let flushed = tokio::time::timeout(wait::DEADLINE / 4, pair.flush()).await;
+    flushed.context("the flush never ends")??;
+    let dead = "SELECT count(*) FROM ripen.dead_letter WHERE resolution IS NULL";
+    ensure!(pair.direct.query_one(dead, &[]).await?.get::<_, i64>(0) == 1);
+    let other = "SELECT v FROM other WHERE id = 1";
+    ensure!(pair.direct.query_one(other, &[]).await?.get::<_, i32>(0) == 5);
+    Ok(())
+}
+
+#[tokio::test]
 async fn barriers_get_their_turn_while_there_is_always_something_ripe() -> anyhow::Result<()> {
     let settings = [
         ("write_behind", "public.*"),

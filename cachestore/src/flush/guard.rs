@@ -2,14 +2,13 @@
 //!
 //! The rows stay locked until the flush commits, so nobody comes in between. Compared are values: whoever writes what was there already is no conflict.
 
-use super::FlushBatch;
+use super::Run;
 use crate::catalog::{Catalog, Relation};
 use crate::change::RowId;
 use crate::error::StoreError;
 use crate::limits::LOAD_KEYS;
 use crate::load::lock_rows;
 use crate::sql::qualified;
-use crate::store::Connection;
 use bytes::BytesMut;
 use ripen_pg::ids::TableOid;
 use ripen_pg::key::Key;
@@ -17,26 +16,34 @@ use ripen_pg::tuple::{Datum, Tuple};
 use ripen_pg::value::{self, Settings};
 use std::collections::{BTreeMap, HashMap};
 
-/// Groups that somebody was faster than, with the reason for the dead letter.
-pub async fn beaten(
-    client: &Connection,
-    catalog: &Catalog,
-    batch: &FlushBatch,
-) -> Result<BTreeMap<usize, StoreError>, StoreError> {
+/// What was found in Postgres: rows, and tables whose rows cannot be looked at any more, with the reason.
+#[derive(Default)]
+struct Looked {
+    rows: HashMap<RowId, Tuple>,
+    refused: BTreeMap<TableOid, (&'static str, String)>,
+}
+
+/// Groups that somebody was faster than, with the reason for the dead letter. The locks on the rows outlive every roll back to the savepoint.
+pub async fn beaten(run: &Run<'_>) -> Result<BTreeMap<usize, StoreError>, StoreError> {
+    let (catalog, batch) = (run.catalog, run.batch);
     let mut beaten = BTreeMap::new();
     if batch.guards.is_empty() {
         return Ok(beaten);
     }
-    let found = lock_all(client, catalog, batch).await?;
+    let looked = lock_all(run).await?;
     for (index, group) in batch.groups.iter().enumerate() {
         let first = group.rows.iter().find_map(|change| {
             let before = batch.guards.get(&change.row)?;
+            if let Some((sqlstate, message)) = looked.refused.get(&change.row.table) {
+                return Some((*sqlstate, message.clone()));
+            }
             // A table that is gone is the plan's to refuse.
             let relation = catalog.relations.get(&change.row.table)?;
-            conflict(catalog, relation, before.as_ref(), found.get(&change.row))
+            let now = looked.rows.get(&change.row);
+            let conflict = conflict(catalog, relation, before.as_ref(), now)?;
+            Some(("40001", conflict))
         });
-        if let Some(message) = first {
-            let sqlstate = "40001";
+        if let Some((sqlstate, message)) = first {
             beaten.insert(index, StoreError::Change { sqlstate, message });
         }
     }
@@ -44,29 +51,48 @@ pub async fn beaten(
 }
 
 /// In the order of tables and keys, so that two who lock so do not wait for each other in a circle.
-async fn lock_all(
-    client: &Connection,
-    catalog: &Catalog,
-    batch: &FlushBatch,
-) -> Result<HashMap<RowId, Tuple>, StoreError> {
+async fn lock_all(run: &Run<'_>) -> Result<Looked, StoreError> {
     let mut keys: BTreeMap<TableOid, Vec<Key>> = BTreeMap::new();
-    for row in batch.guards.keys() {
+    for row in run.batch.guards.keys() {
         keys.entry(row.table).or_default().push(row.key.clone());
     }
-    let mut found = HashMap::new();
+    let mut looked = Looked::default();
     for (table, keys) in keys {
-        let Some(relation) = catalog.relations.get(&table) else {
+        let Some(relation) = run.catalog.relations.get(&table) else {
             continue;
         };
-        for keys in keys.chunks(LOAD_KEYS) {
-            let rows = lock_rows(client, catalog, relation, keys).await?;
-            found.extend(
-                rows.into_iter()
-                    .map(|(key, row)| (RowId { table, key }, row)),
-            );
+        match lock_table(run, relation, &keys).await {
+            Ok(rows) => {
+                let rows = rows.into_iter();
+                looked
+                    .rows
+                    .extend(rows.map(|(key, row)| (RowId { table, key }, row)));
+                run.keep().await?;
+            }
+            Err(error) if run.blames(&error) => {
+                run.roll_back().await?;
+                let sqlstate = match &error {
+                    StoreError::Change { sqlstate, .. } => sqlstate,
+                    _ => "0A000",
+                };
+                looked.refused.insert(table, (sqlstate, error.to_string()));
+            }
+            Err(error) => return Err(error),
         }
     }
-    Ok(found)
+    Ok(looked)
+}
+
+async fn lock_table(
+    run: &Run<'_>,
+    relation: &Relation,
+    keys: &[Key],
+) -> Result<Vec<(Key, Tuple)>, StoreError> {
+    let mut rows = Vec::with_capacity(keys.len());
+    for keys in keys.chunks(LOAD_KEYS) {
+        rows.extend(lock_rows(run.client, run.catalog, relation, keys).await?);
+    }
+    Ok(rows)
 }
 
 /// What is different, in words; `None`: nothing.
