@@ -233,6 +233,11 @@ impl Grid {
         self.log.stats()
     }
 
+    /// Postgres goes on from another past than the stream told of. Call it before [`Grid::stream_lost`].
+    pub fn history_lost(&self) {
+        self.rows.history_lost();
+    }
+
     /// The stream cannot resume: nothing in memory is known to be fresh any more. Rows of exclusive tables stay.
     pub fn stream_lost(&self) {
         let served = self.feed.served();

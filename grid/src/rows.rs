@@ -457,10 +457,18 @@ impl Rows {
         }
     }
 
+    /// Postgres goes on from another past (a failover, a backup): what the stream has told and no load has seen may never have happened there, and other
+    /// transactions get those ids. Call it before [`Rows::stream_lost`], which sees to the loads under way.
+    pub fn history_lost(&self) {
+        *self.recent.lock() = Recent::default();
+    }
+
     /// The stream has handed over everything up to `followed`, of the tables that it follows: loads of before need not be remembered, which saves their memory.
-    pub fn settle_loads(&self, followed: Lsn, follows: impl Fn(TableOid) -> bool) {
+    /// Asked for shard by shard, under its lock: a stream that begins anew may go back.
+    pub fn settle_loads(&self, followed: impl Fn() -> Lsn, follows: impl Fn(TableOid) -> bool) {
         for shard in &self.shards {
-            shard.write().settle_loads(followed, &follows);
+            let mut shard = shard.write();
+            shard.settle_loads(followed(), &follows);
         }
     }
 

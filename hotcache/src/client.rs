@@ -148,14 +148,14 @@ impl HotCache {
     /// Connects and starts the stream; answers the event that says so.
     async fn open(&mut self) -> Result<(Connection, Event), Error> {
         let mut connection = Connection::open(&self.options.upstream).await?;
-        let identity = slot::identify(&mut connection).await?;
+        let (identity, written) = slot::identify(&mut connection).await?;
         slot::check_wal_level(&mut connection).await?;
         let (name, publication) = (&self.options.slot, &self.options.publication);
         if !slot::publication_exists(&mut connection, publication).await? {
             return Err(Error::Unavailable(Unavailable::publication(publication)));
         }
         let found = slot::find(&mut connection, name).await?;
-        let (start, resumed) = match slot::plan(found.as_ref(), identity, self.told) {
+        let (start, resumed) = match slot::plan(found.as_ref(), identity, written, self.told) {
             Plan::Use { start, resumed } => (start, resumed),
             Plan::Make { drop_first } => {
                 let made = self.make_slot(&mut connection, drop_first).await?;
@@ -166,10 +166,14 @@ impl HotCache {
         connection
             .start(&slot::start_command(name, publication, start))
             .await?;
+        let same_history = self
+            .told
+            .is_none_or(|told| told.continues(identity, written));
         self.stream.restart(start);
         self.remember(identity);
         let connected = Event::Connected {
             resumed,
+            same_history,
             system_id: identity.system_id,
             timeline: identity.timeline,
             position: start,

@@ -14,6 +14,8 @@ pub enum Event {
     Connected {
         /// Nothing was missed since the last time. Otherwise whatever memory holds of followed tables may be stale and must go first.
         resumed: bool,
+        /// Postgres's past is the one that was told of. Otherwise (a failover, a backup) transactions that were told may never have happened.
+        same_history: bool,
         /// `systemid` of the cluster.
         system_id: u64,
         /// Its timeline.

@@ -18,6 +18,13 @@ pub(crate) struct Told {
     pub position: Lsn,
 }
 
+impl Told {
+    /// Whether a cluster that has written its WAL up to there still has the past that was told of. One whose WAL is shorter was set back.
+    pub fn continues(self, identity: Identity, written: Lsn) -> bool {
+        self.identity == identity && self.position <= written
+    }
+}
+
 /// The slot as Postgres has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Slot {
@@ -38,13 +45,18 @@ pub(crate) enum Plan {
 }
 
 /// Nothing is missed only if the slot has not moved past what was told, in the same history of the same cluster.
-pub(crate) fn plan(slot: Option<&Slot>, identity: Identity, told: Option<Told>) -> Plan {
+pub(crate) fn plan(
+    slot: Option<&Slot>,
+    identity: Identity,
+    written: Lsn,
+    told: Option<Told>,
+) -> Plan {
     match slot {
         None => Plan::Make { drop_first: false },
         Some(slot) if !slot.ours => Plan::Refuse,
         Some(slot) if slot.lost => Plan::Make { drop_first: true },
         Some(slot) => match told {
-            Some(told) if told.identity == identity && slot.confirmed <= told.position => {
+            Some(told) if told.continues(identity, written) && slot.confirmed <= told.position => {
                 Plan::Use {
                     start: told.position,
                     resumed: true,
@@ -58,15 +70,16 @@ pub(crate) fn plan(slot: Option<&Slot>, identity: Identity, told: Option<Told>) 
     }
 }
 
-/// Asks which cluster this is.
-pub(crate) async fn identify(connection: &mut Connection) -> Result<Identity, Error> {
+/// Asks which cluster this is, and how far its WAL is written.
+pub(crate) async fn identify(connection: &mut Connection) -> Result<(Identity, Lsn), Error> {
     let rows = connection.query("IDENTIFY_SYSTEM").await?;
     let identity = || {
         let row = rows.first()?;
-        Some(Identity {
+        let identity = Identity {
             system_id: field(row, 0)?.parse().ok()?,
             timeline: field(row, 1)?.parse().ok()?,
-        })
+        };
+        Some((identity, field(row, 2)?.parse().ok()?))
     };
     identity().ok_or(Error::Unexpected("IDENTIFY_SYSTEM"))
 }
@@ -161,6 +174,8 @@ mod tests {
         timeline: 1,
     };
 
+    const FAR: Lsn = Lsn(1000);
+
     fn slot(confirmed: u64) -> Slot {
         Slot {
             ours: true,
@@ -180,8 +195,8 @@ mod tests {
             start: Lsn(100),
             resumed: true,
         };
-        assert_eq!(plan(Some(&slot(90)), HERE, told(HERE)), expected);
-        assert_eq!(plan(Some(&slot(100)), HERE, told(HERE)), expected);
+        assert_eq!(plan(Some(&slot(90)), HERE, FAR, told(HERE)), expected);
+        assert_eq!(plan(Some(&slot(100)), HERE, FAR, told(HERE)), expected);
     }
 
     #[test]
@@ -190,7 +205,7 @@ mod tests {
             start: Lsn(101),
             resumed: false,
         };
-        assert_eq!(plan(Some(&slot(101)), HERE, told(HERE)), expected);
+        assert_eq!(plan(Some(&slot(101)), HERE, FAR, told(HERE)), expected);
     }
 
     #[test]
@@ -205,11 +220,21 @@ mod tests {
                 ..HERE
             },
         ] {
-            let planned = plan(Some(&slot(90)), elsewhere, told(HERE));
+            let planned = plan(Some(&slot(90)), elsewhere, FAR, told(HERE));
             assert!(matches!(planned, Plan::Use { resumed: false, .. }));
         }
-        let planned = plan(Some(&slot(90)), HERE, None);
+        let planned = plan(Some(&slot(90)), HERE, FAR, None);
         assert!(matches!(planned, Plan::Use { resumed: false, .. }));
+    }
+
+    #[test]
+    fn a_cluster_that_was_set_back_is_never_resumed() {
+        let resumed = |written| {
+            let planned = plan(Some(&slot(90)), HERE, Lsn(written), told(HERE));
+            matches!(planned, Plan::Use { resumed: true, .. })
+        };
+        assert!(resumed(100));
+        assert!(!resumed(99));
     }
 
     #[test]
@@ -219,18 +244,18 @@ mod tests {
             ..slot(90)
         };
         assert_eq!(
-            plan(Some(&lost), HERE, told(HERE)),
+            plan(Some(&lost), HERE, FAR, told(HERE)),
             Plan::Make { drop_first: true }
         );
         assert_eq!(
-            plan(None, HERE, told(HERE)),
+            plan(None, HERE, FAR, told(HERE)),
             Plan::Make { drop_first: false }
         );
         let foreign = Slot {
             ours: false,
             ..slot(90)
         };
-        assert_eq!(plan(Some(&foreign), HERE, None), Plan::Refuse);
+        assert_eq!(plan(Some(&foreign), HERE, FAR, None), Plan::Refuse);
     }
 
     #[test]

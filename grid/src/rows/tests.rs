@@ -550,19 +550,31 @@ fn a_flush_that_a_lost_stream_never_confirms_hides_no_later_change() {
 }
 
 #[test]
+fn what_another_history_told_is_not_applied_to_loads_of_this_one() {
+    let rows = rows();
+    // Told by a primary that is gone, before anybody had seen it. Its successor has never heard of it.
+    outside(&rows, 10, 100, 1, Some(tuple(1, 1)));
+    rows.wal_invalidate(Xid32(11), Lsn(110), &[TABLE]);
+    rows.history_lost();
+    rows.stream_lost(|_| true);
+    load(&rows, 1, "10:10:", Some(tuple(0, 0)));
+    assert_eq!(known(&rows, 1), Some(Some((0, 0))));
+}
+
+#[test]
 fn a_load_that_the_stream_has_passed_is_forgotten_and_nothing_is_applied_twice() {
     let rows = rows();
     // Saw transaction 10, which is at 100 in the WAL, not 9, which is at 90.
     let (ticket, _) = rows.begin_load(&[row(1)]);
     rows.finish_load(ticket, &moment("9:11:9", 100), |_| Some(tuple(1, 1)));
     let heavy = rows.stats().bytes;
-    rows.settle_loads(Lsn(99), |_| true);
+    rows.settle_loads(|| Lsn(99), |_| true);
     assert_eq!(rows.stats().bytes, heavy);
     outside(&rows, 9, 90, 1, Some(tuple(9, 1)));
-    rows.settle_loads(Lsn(100), |_| false);
+    rows.settle_loads(|| Lsn(100), |_| false);
     let (ticket, _) = rows.begin_load(&[row(2)]);
     rows.finish_load(ticket, &moment("11:11:", 100), |_| Some(tuple(2, 2)));
-    rows.settle_loads(Lsn(100), |_| true);
+    rows.settle_loads(|| Lsn(100), |_| true);
     // The stream repeats itself.
     outside(&rows, 10, 100, 2, Some(tuple(1, 1)));
     assert_eq!(known(&rows, 2), Some(Some((2, 2))));

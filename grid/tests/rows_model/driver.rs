@@ -905,7 +905,7 @@ impl Driver {
     fn settle_loads(&mut self) {
         let told = self.told.checked_sub(1).map(|at| self.pg.wal[at].lsn);
         self.rows
-            .settle_loads(told.unwrap_or_default(), |table| table == FOLLOWED);
+            .settle_loads(|| told.unwrap_or_default(), |table| table == FOLLOWED);
     }
 
     fn load_now(&mut self, row: &RowId) {

@@ -78,14 +78,19 @@ impl Follower {
         match event {
             Event::Connected {
                 resumed,
+                same_history,
                 timeline,
                 position,
                 ..
             } => {
                 tracing::info!(resumed, timeline, %position, "following Postgres's WAL");
+                if !same_history {
+                    self.grid.history_lost();
+                }
                 if !resumed {
-                    self.grid.stream_lost();
+                    // First the position: what is loaded from now on is measured by it.
                     self.grid.feed.restart_at(position);
+                    self.grid.stream_lost();
                 }
                 self.stats.connects.fetch_add(1, Ordering::Relaxed);
                 self.grid.feed.set_live(true, (self.steady)());

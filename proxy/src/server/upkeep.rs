@@ -261,9 +261,8 @@ impl Upkeep {
     /// Gives back memory that rows need no longer.
     fn sweep(&self) {
         let feed = &self.grid.feed;
-        let (followed, served) = (feed.position(), feed.served());
-        let rows = &self.grid.rows;
-        rows.settle_loads(followed, |table| served.followed.contains(&table));
+        let (rows, served) = (&self.grid.rows, feed.served());
+        rows.settle_loads(|| feed.position(), |table| served.followed.contains(&table));
         rows.sweep();
     }
 
