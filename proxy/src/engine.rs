@@ -201,6 +201,13 @@ impl Engine {
         })
     }
 
+    /// Whether the newest catalog is the one that a plan has the relation from.
+    fn is_of_now(&self, relation: &Arc<Relation>) -> bool {
+        let catalog = self.keeper.catalog();
+        let now = catalog.relations.get(&relation.oid);
+        now.is_some_and(|now| Arc::ptr_eq(now, relation))
+    }
+
     /// Published tables that the statement may leave without replica identity are taken out first; they are held by now.
     async fn withdraw(&self, plan: &PassPlan, holds: &mut Holds) {
         let tables = plan.effects.unpublish.iter().copied();
@@ -332,6 +339,9 @@ impl Answerer for Engine {
                 Err(unknown) => {
                     self.counters.misses.fetch_add(1, Ordering::Relaxed);
                     self.grid.load(&unknown).await.map_err(refused)?;
+                    if !self.is_of_now(&plan.table) {
+                        return Err(passed("not-computed", "the schema has changed meanwhile"));
+                    }
                 }
             }
         }
@@ -368,6 +378,10 @@ impl Answerer for Engine {
         let start = out.len();
         let decided = self.grid.write(&rows, |images| {
             out.truncate(start);
+            if !self.is_of_now(&plan.table) {
+                // While it waited for rows or room. A plan knows the constraints of its catalog only.
+                return Err(EvalError::PassThrough("the schema has changed meanwhile"));
+            }
             let decision = plan.decide(params, images, now, asker.settings, formats, out)?;
             Ok::<_, EvalError>((decision.group, decision.tag))
         });

@@ -230,3 +230,53 @@ async fn barriers_get_their_turn_while_there_is_always_something_ripe() -> anyho
     }
     Ok(())
 }
+
+#[tokio::test]
+async fn a_write_that_waited_through_a_schema_change_is_decided_under_the_new_schema()
+-> anyhow::Result<()> {
+    let schema = format!("{SCHEMA}; CREATE TABLE u (id int PRIMARY KEY, v int)");
+    let pair = Pair::start(&schema, SETTINGS).await?;
+    queue(&pair.proxied, "UPDATE t SET a = 1 WHERE id = 2").await?;
+    // All loads that are made at once wait for this lock, and the others for them.
+    let locker = pair.connect_direct().await?;
+    let lock = "BEGIN; LOCK TABLE u IN ACCESS EXCLUSIVE MODE";
+    locker.batch_execute(lock).await?;
+    let mut readers = Vec::new();
+    for id in 1..=4 {
+        let client = pair.ripen.connect().await?;
+        let read = async move { client.query("SELECT v FROM u WHERE id = $1", &[&id]).await };
+        readers.push(tokio::spawn(read));
+        wait::until("the load waits for the lock", || async {
+            let waits =
+                "SELECT count(*) FROM pg_locks WHERE relation = 'u'::regclass AND NOT granted";
+            let waiting = pair.direct.query_one(waits, &[]).await?.get::<_, i64>(0);
+            Ok((waiting == i64::from(id)).then_some(()))
+        })
+        .await?;
+    }
+    let misses = pair.ripen.number("misses").await?;
+    let writer = pair.ripen.connect().await?;
+    let update = "UPDATE t SET a = 9 WHERE id = 1";
+    let write = tokio::spawn(async move { writer.batch_execute(update).await });
+    // A read that comes later waits for the same row, and is counted.
+    let reader = pair.ripen.connect().await?;
+    let read = async move { reader.query("SELECT a FROM t WHERE id = 1", &[]).await };
+    readers.push(tokio::spawn(read));
+    wait::until("the write waits for its row", || async {
+        Ok((pair.ripen.number("misses").await? > misses).then_some(()))
+    })
+    .await?;
+    let forbid = "ALTER TABLE t ADD CONSTRAINT small CHECK (a < 5)";
+    pair.proxied.batch_execute(forbid).await?;
+    wait::until("the table is not fenced any more", || async {
+        Ok((pair.ripen.number("fences_open").await? == 0.0).then_some(()))
+    })
+    .await?;
+    locker.batch_execute("ROLLBACK").await?;
+    let refused = write.await?.err().context("the write was acknowledged")?;
+    ensure!(
+        refused.code().is_some_and(|code| code.code() == "23514"),
+        "{refused:?}"
+    );
+    Ok(())
+}

@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-/// Called with the old and the new catalog before the new one is used.
+/// Called with the old and the new catalog before the new one is used, and again when the old one is not any more.
 pub type OnChange = Box<dyn Fn(&Catalog, &Catalog) + Send + Sync>;
 
 /// Holds the newest catalog. Shared by all sessions.
@@ -108,9 +108,12 @@ impl Keeper {
         let next = Epoch(self.epoch().0 + 1);
         let catalog = self.store.load_catalog(next).await?;
         self.loads.fetch_add(1, Ordering::Relaxed);
-        (self.on_change)(&self.current.load(), &catalog);
+        let (old, catalog) = (self.current.load_full(), Arc::new(catalog));
+        (self.on_change)(&old, &catalog);
         *self.fingerprint.lock() = catalog.fingerprint.clone();
-        self.current.store(Arc::new(catalog));
+        self.current.store(catalog.clone());
+        // Loads that began in between have read rows as the old catalog has them.
+        (self.on_change)(&old, &catalog);
         self.epoch.store(next.0, Ordering::SeqCst);
         self.changed.send_replace(next);
         self.turns.end(served);
