@@ -18,3 +18,4 @@ pub mod ripening;
 pub mod rows;
 pub mod schedule;
 pub mod scope;
+pub mod thread;

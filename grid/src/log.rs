@@ -16,7 +16,6 @@ mod segments;
 mod snapshots;
 mod state;
 mod store;
-mod thread;
 mod wal;
 mod writer;
 
@@ -25,7 +24,6 @@ mod tests;
 
 pub use command::{Command, Entry, FlushEnd, FlushScope, FlushStart, LogIndex};
 pub use error::LogError;
-pub use thread::LogThread;
 
 use batcher::{Batcher, Proposal};
 use disk::{Disk, OsDisk};
@@ -39,6 +37,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll};
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -187,6 +186,19 @@ impl Log {
         Ok(Log {
             inner: Arc::new(inner),
         })
+    }
+
+    /// [`Log::open`] on another runtime: batching, consensus and applying take turns there, so that a batch of commands wakes two other threads (the
+    /// writer, and those who wait), not one for each step. Cancel safe like that one.
+    pub async fn open_on(
+        runtime: &Handle,
+        options: LogOptions,
+        machine: impl Machine,
+    ) -> Result<Log, LogError> {
+        let opening = runtime.spawn(Log::open(options, machine));
+        opening.await.map_err(|error| LogError::Consensus {
+            detail: error.to_string(),
+        })?
     }
 
     /// Proposes a command. Never blocks; the order of calls is the order in the log. The queue has no bound of its own:

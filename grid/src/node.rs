@@ -7,11 +7,12 @@ use crate::flusher::{FlushStats, Flusher, FlusherError, PaceSource};
 use crate::grid::{Grid, GridOptions};
 use crate::leader::{Leader, Proposal};
 use crate::loader::{CatalogSource, Loader};
-use crate::log::{Log, LogError, LogOptions, LogThread};
+use crate::log::{Log, LogError, LogOptions};
 use crate::machine::GridMachine;
 use crate::marks::Marks;
 use crate::rows::{Clock, Rows};
 use crate::schedule::Schedule;
+use crate::thread::{RuntimeThread, Waits};
 use parking_lot::Mutex;
 use ripen_cachestore::Store;
 use std::sync::Arc;
@@ -50,7 +51,7 @@ pub struct Node {
     pub flusher: JoinHandle<Result<(), FlusherError>>,
     loader: JoinHandle<()>,
     log: Log,
-    log_thread: LogThread,
+    log_thread: RuntimeThread,
     stop: CancellationToken,
 }
 
@@ -74,9 +75,9 @@ impl Node {
             live: live.clone(),
             follows: Arc::new(move |table| follows.follows(table)),
         };
-        let log_thread = LogThread::start()
+        let log_thread = RuntimeThread::start("log", Waits::Time)
             .map_err(|error| LogError::io("start a thread for", &log.dir, error))?;
-        let log = log_thread.open(log, machine).await?;
+        let log = Log::open_on(log_thread.runtime(), log, machine).await?;
         live.store(true, Ordering::SeqCst);
         let stop = CancellationToken::new();
         let (settled, watch_settled) = watch::channel(false);

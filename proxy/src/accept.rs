@@ -1,5 +1,6 @@
 //! From a listening socket to a session: TLS and GSS requests, cancel requests, the startup packet. Never speaks for Postgres beyond that; `login.rs` relays.
 
+use crate::carriers::{Accepted, Carriers};
 use crate::limits;
 use crate::login;
 use crate::registry::{Admission, Cancel, Ending, Registered, Registry};
@@ -39,6 +40,8 @@ pub struct Front<A> {
     pub park_after: Option<Duration>,
     /// Connections to Postgres opened for clients so far.
     pub dials: AtomicU64,
+    /// Where sessions run.
+    pub carriers: Carriers,
     /// Who is connected.
     pub registry: Arc<Registry>,
     /// Cancelled: no new clients, idle ones are sent away, others end their transactions.
@@ -58,6 +61,7 @@ impl<A> Front<A> {
             dial_timeout: limits::DIAL_TIMEOUT,
             park_after: Some(limits::PARK_AFTER),
             dials: AtomicU64::new(0),
+            carriers: Carriers::default(),
             registry: Arc::default(),
             stop: CancellationToken::new(),
             kill: CancellationToken::new(),
@@ -81,16 +85,16 @@ pub enum Listener {
 }
 
 impl Listener {
-    async fn accept(&self) -> io::Result<(ClientStream, String)> {
+    async fn accept(&self) -> io::Result<(Accepted, String)> {
         match self {
             Listener::Tcp(listener) => {
                 let (stream, address) = listener.accept().await?;
                 stream.set_nodelay(true)?;
-                Ok((ClientStream::Tcp(stream), address.to_string()))
+                Ok((Accepted::Tcp(stream.into_std()?), address.to_string()))
             }
             Listener::Unix(listener) => {
                 let (stream, _) = listener.accept().await?;
-                Ok((ClientStream::Unix(stream), "[local]".to_owned()))
+                Ok((Accepted::Unix(stream.into_std()?), "[local]".to_owned()))
             }
         }
     }
@@ -109,7 +113,9 @@ pub async fn serve<A: Answerer>(listener: Listener, front: Arc<Front<A>>) {
             Ok((stream, peer)) => {
                 // Entering and leaving a span at each turn costs more than the turn.
                 let span = tracing::debug_span!("session", %peer);
-                sessions.spawn(connection(stream, peer, Arc::clone(&front)).instrument(span));
+                let served = Arc::clone(&front);
+                let session = |stream| connection(stream, peer, served).instrument(span);
+                front.carriers.carry(&sessions, stream, session);
             }
             // Out of file descriptors, most likely: more calls would spin.
             Err(error) => {

@@ -8,6 +8,7 @@ mod upkeep;
 
 use crate::accept::{self, Front, Listener};
 use crate::admin::{self, StatusSource};
+use crate::carriers::Carriers;
 use crate::config::{Config, Durability};
 use crate::engine::keeper::{self, Keeper};
 use crate::engine::lost::release_lost;
@@ -100,8 +101,10 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), StartErr
     let node = Node::open(log_options(&config), parts).await?;
     let server = Server::assemble(config, store, current, &node);
     server.start();
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let front = Arc::new(Front {
         tls,
+        carriers: Carriers::start(threads)?,
         clients_max: server.config.max_clients,
         dial_timeout: server.config.upstream_wait,
         stop,
