@@ -4,6 +4,7 @@ use super::postgres::postgres;
 use ripen_cachestore::dial::DialTarget;
 use ripen_cachestore::upstream::{Host, SslMode};
 use ripen_proxy::accept::{Front, Listener, serve};
+use ripen_proxy::carriers::Carriers;
 use ripen_proxy::session::answerer::{Answerer, Transparent};
 use std::sync::Arc;
 use tokio::net::TcpListener;
@@ -37,7 +38,9 @@ pub fn target(port: u16) -> DialTarget {
 
 /// A front before the tests' Postgres.
 pub fn front_of<A: Answerer>(answerer: Arc<A>) -> Front<A> {
-    Front::new(target(postgres().port), answerer)
+    let mut front = Front::new(target(postgres().port), answerer);
+    front.carriers = Carriers::start(1).unwrap();
+    front
 }
 
 /// Serves on a free port.
