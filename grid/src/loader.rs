@@ -147,7 +147,12 @@ impl Runner {
                     Some(request) => self.take(request),
                     None => return,
                 },
-                Some(_) = self.running.join_next() => {}
+                // What a panic left half changed must not be served: it ends the process.
+                Some(ended) = self.running.join_next() => if let Err(error) = ended
+                    && let Ok(panic) = error.try_into_panic()
+                {
+                    std::panic::resume_unwind(panic);
+                },
             }
             while let Ok(request) = requests.try_recv() {
                 self.take(request);

@@ -49,7 +49,8 @@ pub struct Node {
     pub grid: Arc<Grid>,
     /// Ends by itself only when the node must not go on.
     pub flusher: JoinHandle<Result<(), FlusherError>>,
-    loader: JoinHandle<()>,
+    /// Ends by itself only by a panic.
+    pub loader: JoinHandle<()>,
     log: Log,
     log_thread: RuntimeThread,
     stop: CancellationToken,
@@ -139,9 +140,13 @@ impl Node {
     /// Stops the tasks, then the log. What is pending stays on disk. Not cancel safe.
     pub async fn close(self) {
         self.stop.cancel();
-        // A task that panicked has said so.
-        let _ = self.flusher.await;
-        let _ = self.loader.await;
+        // A task that panicked has said so. One that has ended may have been asked already, and must not be asked twice.
+        if !self.flusher.is_finished() {
+            let _ = self.flusher.await;
+        }
+        if !self.loader.is_finished() {
+            let _ = self.loader.await;
+        }
         self.log.shutdown().await;
         self.log_thread.stop().await;
     }

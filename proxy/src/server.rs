@@ -19,6 +19,7 @@ use crate::registry::Entry;
 use crate::tls;
 use arc_swap::ArcSwap;
 use follow::{FollowStats, Follower};
+use futures_util::FutureExt;
 use ripen_cachestore::catalog::Catalog;
 use ripen_cachestore::upstream::UpstreamError;
 use ripen_cachestore::{Store, Upstream, failpoint};
@@ -29,6 +30,7 @@ use ripen_grid::node::{Node, NodeParts};
 use ripen_grid::scope::Scope;
 use ripen_hotcache::HotCache;
 use std::io;
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -176,6 +178,8 @@ struct Server {
     readiness: Arc<Readiness>,
     stop: CancellationToken,
     tasks: TaskTracker,
+    /// Cancelled when a task has panicked without which Ripen must not go on.
+    broken: CancellationToken,
     started: Instant,
 }
 
@@ -195,15 +199,15 @@ impl Server {
         let keeper = Keeper::new(store.clone(), config.clone(), current, on_change);
         let keeper = Arc::new(keeper);
         let stop = CancellationToken::new();
-        let tasks = TaskTracker::new();
+        let (tasks, broken) = (TaskTracker::new(), CancellationToken::new());
         let (lose, lost) = mpsc::unbounded_channel();
         let engine = Engine::new(grid.clone(), keeper.clone(), config.clone(), lose);
         let engine = Arc::new(engine);
-        tasks.spawn(release_lost(
-            engine.clone(),
-            store.clone(),
-            lost,
-            stop.clone(),
+        let release = release_lost(engine.clone(), store.clone(), lost, stop.clone());
+        tasks.spawn(essential(
+            "release of lost transactions",
+            release,
+            broken.clone(),
         ));
         Server {
             config,
@@ -215,6 +219,7 @@ impl Server {
             readiness: Arc::default(),
             stop,
             tasks,
+            broken,
             started: Instant::now(),
         }
     }
@@ -241,11 +246,15 @@ impl Server {
             steady: steady_ms,
         };
         let stop = || self.stop.clone();
-        self.tasks.spawn(upkeep.run(stop()));
-        self.tasks.spawn(self.keeper.clone().run(stop()));
-        self.tasks
-            .spawn(emit_marks(self.store.clone(), self.grid.clone(), stop()));
-        self.tasks.spawn(self.hot_cache(follower, migrated));
+        let broken = || self.broken.clone();
+        let marks = emit_marks(self.store.clone(), self.grid.clone(), stop());
+        let keeper = self.keeper.clone().run(stop());
+        let hot_cache = self.hot_cache(follower, migrated);
+        let tasks = &self.tasks;
+        tasks.spawn(essential("upkeep", upkeep.run(stop()), broken()));
+        tasks.spawn(essential("catalog", keeper, broken()));
+        tasks.spawn(essential("marks", marks, broken()));
+        tasks.spawn(essential("hot cache", hot_cache, broken()));
     }
 
     /// The stream starts when the schema `ripen` stands, for its publication is made of it.
@@ -290,6 +299,8 @@ impl Server {
         let ended = tokio::select! {
             () = accept::serve(Listener::Tcp(clients), front.clone()) => Ok(()),
             error = log.failed() => Err(StartError::Log(error)),
+            () = self.broken.cancelled() => Err(panicked()),
+            loader = &mut node.loader => Err(loader.map_or_else(|panic| StartError::Serve(io::Error::other(panic)), |()| panicked())),
             flusher = &mut node.flusher => match flusher {
                 Ok(Ok(())) => Ok(()),
                 Ok(Err(error)) => Err(StartError::Flusher(error)),
@@ -403,6 +414,18 @@ async fn listen(address: &str) -> Result<TcpListener, StartError> {
     TcpListener::bind(address).await.map_err(wrap)
 }
 
+/// Carries a task without which memory would grow old unseen, or fences stay: its panic ends Ripen, and the next start begins from the log.
+async fn essential(name: &'static str, task: impl Future<Output = ()>, broken: CancellationToken) {
+    if AssertUnwindSafe(task).catch_unwind().await.is_err() {
+        tracing::error!(task = name, "a task has panicked, Ripen ends");
+        broken.cancel();
+    }
+}
+
+fn panicked() -> StartError {
+    StartError::Serve(io::Error::other("a task panicked, see the log"))
+}
+
 /// Writes the marks that end fences.
 async fn emit_marks(store: Store, grid: Arc<Grid>, stop: CancellationToken) {
     loop {
@@ -453,5 +476,19 @@ async fn watch_freshness(
             }
             None => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_of_an_essential_task_ends_ripen_and_its_end_does_not() {
+        let broken = CancellationToken::new();
+        essential("test", async {}, broken.clone()).await;
+        assert!(!broken.is_cancelled());
+        essential("test", async { panic!("as it must not") }, broken.clone()).await;
+        assert!(broken.is_cancelled());
     }
 }

@@ -280,3 +280,25 @@ async fn a_write_that_waited_through_a_schema_change_is_decided_under_the_new_sc
     );
     Ok(())
 }
+
+#[tokio::test]
+async fn who_is_taken_over_says_so_and_ends_in_order() -> anyhow::Result<()> {
+    let mut pair = Pair::start(SCHEMA, SETTINGS).await?;
+    let settings = [SETTINGS, &[("slot", "other")]].concat();
+    let other = Ripen::start(&pair.postgres.url(), &settings).await?;
+    queue(&pair.proxied, "UPDATE t SET a = 1 WHERE id = 1").await?;
+    let flushed = pair.flush().await;
+    ensure!(
+        flushed.is_err(),
+        "the flush of who was taken over succeeded"
+    );
+    wait::until("the first Ripen ends", || {
+        let running = pair.ripen.is_running();
+        async move { Ok((!running).then_some(())) }
+    })
+    .await?;
+    let log = pair.ripen.log();
+    ensure!(log.contains("another Ripen has taken over"), "{log}");
+    ensure!(!log.contains("panicked"), "{log}");
+    queue(&other.connect().await?, "UPDATE t SET a = 2 WHERE id = 2").await
+}
