@@ -15,6 +15,7 @@ use ripen_proxy::plan::{Plan, ScopeTemplate, plan};
 const SCHEMA: &str = "
 table rows | id int8 notnull; n int4; v text | pk=id mode=rt
 table pairs | a int4 notnull; b text notnull; v text | pk=b,a mode=rt
+table nodes | id int8 notnull; above int8; v text | pk=id mode=rt refers_to_itself_by=above
 ";
 
 fn planned(world: &World, sql: &str, declared: &[TypeOid]) -> Plan {
@@ -66,6 +67,7 @@ fn writes_hold_the_keys_that_reads_find() {
         "INSERT INTO rows (v, id) VALUES ($1, $2)",
         "INSERT INTO rows (v, id) VALUES ($1, $2) ON CONFLICT (id) DO UPDATE SET v = excluded.v RETURNING random()",
         "SELECT random() FROM rows WHERE v LIKE $1 AND id = $2 FOR UPDATE",
+        "UPDATE nodes SET v = upper($1) WHERE id = $2",
     ] {
         let keys = resolved(&writes(&world, sql, &[]), values).unwrap();
         assert_eq!(
@@ -114,6 +116,7 @@ fn what_is_not_sure_holds_the_table() {
         "INSERT INTO pairs (a) VALUES (1)",
         "WITH w AS (DELETE FROM rows WHERE id = 7) DELETE FROM rows WHERE id = 8",
         "DELETE FROM pairs WHERE a = 1",
+        "DELETE FROM nodes WHERE id = 7",
     ] {
         let scope = writes(&world, sql, &[]);
         let whole = matches!(scope, ScopeTemplate::Tables(_));

@@ -62,7 +62,7 @@ impl PassPlan {
         if !names.facts.plain_settings && !(touch.reads == Reach::default()) {
             touch.everything("a setting changes how statements are read");
         }
-        let narrow = narrow.filter(|_| touch.references == 1);
+        let narrow = narrow.filter(|_| touch.references == 1 && !touch.cascades_within);
         let kind = kinds.first().copied().unwrap_or(StatementKind::Empty);
         PassPlan {
             reads: narrowed(touch.reads, narrow.as_ref().filter(|narrow| narrow.reads)),

@@ -53,6 +53,8 @@ pub struct Touch<'a> {
     pub references: usize,
     /// How many times something else was named: a relation unknown or temporary, or a function.
     pub unresolved: usize,
+    /// Rows of a table may change because others of the same table do: what it names by key is not all.
+    pub cascades_within: bool,
     ctes: Vec<String>,
     aliases: HashMap<String, Vec<Option<Arc<Relation>>>>,
 }
@@ -68,6 +70,7 @@ impl<'a> Touch<'a> {
             widened: None,
             references: 0,
             unresolved: 0,
+            cascades_within: false,
             ctes: Vec::new(),
             aliases: HashMap::new(),
         }

@@ -397,6 +397,12 @@ impl Builder {
             }
             "unique" => relation.unique_columns = positions(value).into_iter().collect(),
             "parent" => self.parent(relation, value),
+            "refers_to_itself_by" => {
+                relation.foreign_key_columns.extend(positions(value));
+                relation.referenced_columns.extend(&relation.primary_key);
+                relation.parents.insert(relation.oid);
+                relation.children.insert(relation.oid);
+            }
             "reads" => {
                 for other in value.split(',') {
                     let below = &self.relations[&self.oid(other)];

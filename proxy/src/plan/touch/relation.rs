@@ -117,6 +117,7 @@ impl Touch<'_> {
     /// Writes reach partitions, inheritance children, view targets and, when rows go or keys change, whatever cascades reach.
     fn write(&mut self, relation: &Relation, cascades: bool) {
         let cascaded = self.cascaded(relation);
+        self.cascades_within |= cascades && relation.children.contains(&relation.oid);
         let mut reached: BTreeSet<TableOid> = relation.write_closure.clone();
         if !cascades && relation.kind == 'r' {
             reached.retain(|oid| !cascaded.contains(oid) || relation.read_closure.contains(oid));
