@@ -8,6 +8,8 @@ use std::collections::BTreeSet;
 pub struct Effects {
     /// Changes the schema: the catalog must be read again after it.
     pub ddl: bool,
+    /// Changes what names mean, or what touching a table leads to, already for the rest of the transaction. Implies `ddl`.
+    pub meanings: bool,
     /// Changes grants or roles: as `ddl`, and privileges may be gone.
     pub grants: bool,
     /// Tables that may lose their replica identity, or that Postgres refuses to change so while they are published.

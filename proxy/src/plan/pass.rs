@@ -33,6 +33,7 @@ impl PassPlan {
             writes: ScopeTemplate::Everything,
             effects: Effects {
                 ddl: true,
+                meanings: true,
                 grants: true,
                 settings: true,
                 temp_tables: true,
@@ -59,7 +60,9 @@ impl PassPlan {
             .map(|statement| walk(&mut touch, statement))
             .collect();
         touch.effects.multi = statements.len() > 1;
-        if !names.facts.plain_settings && !(touch.reads == Reach::default()) {
+        if !names.facts.plain_settings
+            && (touch.reads != Reach::default() || touch.unresolved > 0)
+        {
             touch.everything("a setting changes how statements are read");
         }
         let narrow = narrow.filter(|_| touch.references == 1 && !touch.cascades_within);

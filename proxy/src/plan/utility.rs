@@ -197,6 +197,7 @@ impl Touch<'_> {
 
     fn ddl(&mut self, node: &NodeEnum) -> StatementKind {
         self.effects.ddl = true;
+        self.effects.meanings |= self.changes_meanings(node);
         if self.names.catalog.event_triggers {
             self.user_code("event triggers run user code");
         }
@@ -253,6 +254,27 @@ impl Touch<'_> {
             _ => self.user_code("changes the schema in a way that is not followed"),
         }
         StatementKind::Ddl
+    }
+
+    /// All DDL but what concerns temporary tables only: that they may hide others is known anyway.
+    fn changes_meanings(&self, node: &NodeEnum) -> bool {
+        let hides = |var: &Option<pb::RangeVar>| var.as_ref().is_some_and(is_temporary);
+        let is_known = |named: Named| matches!(named, Named::Known { .. });
+        match node {
+            NodeEnum::CreateStmt(create) => !hides(&create.relation),
+            // `made_by_into` says it.
+            NodeEnum::CreateTableAsStmt(_) => false,
+            NodeEnum::IndexStmt(index) => {
+                let var = index.relation.as_ref();
+                var.is_none_or(|var| is_known(self.names.relation(var)))
+            }
+            NodeEnum::DropStmt(drop) => items(&drop.objects).any(|object| match object {
+                NodeEnum::List(name) => is_known(self.names.relation_of(&strings(&name.items))),
+                _ => true,
+            }),
+            NodeEnum::CommentStmt(_) => false,
+            _ => true,
+        }
     }
 
     fn create_table(&mut self, create: &pb::CreateStmt, node: &NodeEnum) {

@@ -98,7 +98,7 @@ impl Known {
 
     /// What a text does to them.
     pub(crate) fn note(&mut self, effects: &Effects) {
-        if effects.settings || effects.code {
+        if effects.settings || effects.code || effects.meanings {
             self.forget();
         }
         let possible = self.facts.temp_possible || effects.temp_tables || effects.code;

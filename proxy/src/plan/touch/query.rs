@@ -50,7 +50,7 @@ impl Touch<'_> {
             Some(rel) if rel.relpersistence == "t" || rel.schemaname.starts_with("pg_temp") => {
                 self.effects.temp_tables = true;
             }
-            _ => {}
+            _ => self.effects.meanings = true,
         }
     }
 

@@ -53,6 +53,7 @@ impl Touch<'_> {
                 if *access != Access::Read && *access != Access::Lock {
                     self.everything("writes to system catalogs");
                     self.effects.ddl = true;
+                    self.effects.meanings = true;
                     self.effects.grants = true;
                 }
                 None
