@@ -422,6 +422,10 @@ impl Answerer for Engine {
         let reads = match snapshot {
             Snapshot::OfStatement => self.scope(&plan.reads, params, asker.settings),
             Snapshot::First => Scope::Everything,
+            // Constraints look at the newest rows, whatever the snapshot.
+            Snapshot::Taken if !plan.writes.is_nothing() => {
+                self.scope(&plan.reads, params, asker.settings)
+            }
             Snapshot::Taken => Scope::Nothing,
         };
         self.barrier(&reads).await

@@ -11,7 +11,7 @@ pub enum Snapshot {
     OfStatement,
     /// One that it may take for its whole transaction.
     First,
-    /// The one that its transaction has taken: what has come since is not seen, and need not be.
+    /// The one that its transaction has taken: what has come since is not seen, and need not be, but for constraints.
     Taken,
 }
 
