@@ -134,7 +134,11 @@ fn after(
 ) -> Option<Isolation> {
     match control {
         TxControl::Begin(modes) | TxControl::Set(modes) if modes.other => None,
-        TxControl::Begin(modes) => modes.isolation.or(default),
+        // In a block it only warns, but for the level that it names; whether it is in one is not followed.
+        TxControl::Begin(modes) if level.map(keeps) == default.map(keeps) => {
+            modes.isolation.or(default)
+        }
+        TxControl::Begin(modes) => modes.isolation,
         TxControl::Set(modes) => modes.isolation.or(level),
         TxControl::Commit { chain: false }
         | TxControl::Rollback { chain: false }

@@ -34,6 +34,12 @@ fn the_level_ends_with_its_transaction() {
 }
 
 #[test]
+fn a_second_begin_does_not_end_it() {
+    let calls = waits("twice", &[BEGIN, "BEGIN", COUNT, COUNT, "COMMIT"]);
+    assert_eq!(calls, [FIRST, FIRST]);
+}
+
+#[test]
 fn a_text_may_end_one_transaction_and_begin_another() {
     let text = format!("{BEGIN}; {COUNT}; COMMIT; BEGIN");
     let calls = waits("one_text", &[&text, COUNT, COUNT, "COMMIT"]);
