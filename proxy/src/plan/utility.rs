@@ -169,13 +169,19 @@ impl Touch<'_> {
         StatementKind::Truncate
     }
 
-    /// Only ANALYZE runs the statement; without it only the planner looks at it.
+    /// Only ANALYZE runs the statement; without it only the planner looks at it. EXECUTE computes its arguments, and names what must be there.
     fn explain(&mut self, explain: &pb::ExplainStmt) -> StatementKind {
         let analyze = items(&explain.options).any(
             |option| matches!(option, NodeEnum::DefElem(option) if option.defname == "analyze"),
         );
+        let executed = match inner(&explain.query) {
+            Some(NodeEnum::CreateTableAsStmt(create)) => &create.query,
+            _ => &explain.query,
+        };
         if analyze {
             self.nested(&explain.query);
+        } else if let Some(NodeEnum::ExecuteStmt(_)) = inner(executed) {
+            self.nested(executed);
         }
         StatementKind::Explain
     }

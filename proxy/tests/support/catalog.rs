@@ -60,6 +60,7 @@ const BUILTIN_FUNCTIONS: &[&str] = &[
     "generate_series",
     "row_number",
     "pg_advisory_lock",
+    "pg_export_snapshot",
     "query_to_xml",
     "current_setting",
     "jsonb_build_object",

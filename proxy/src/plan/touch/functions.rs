@@ -78,6 +78,9 @@ impl Touch<'_> {
         if RUN_SQL.contains(&name) || name.starts_with("binary_upgrade_") {
             self.user_code("calls a function that runs SQL");
         }
+        if name == "pg_export_snapshot" {
+            self.read_everything("others may read by its snapshot");
+        }
         self.effects.settings |= CHANGE_SETTINGS.contains(&name);
         self.effects.session_locks |= SESSION_LOCKS.contains(&name);
     }
