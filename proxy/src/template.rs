@@ -160,6 +160,11 @@ impl Scanner<'_> {
             return None;
         }
         let digits = std::str::from_utf8(&self.sql[start..self.at]).ok()?;
+        // With a minus before them they are of a smaller type than without.
+        let lowest = [1 << 31, 1 << 63].map(Ok);
+        if !fraction && lowest.contains(&digits.parse::<u64>()) {
+            return None;
+        }
         let kind = match (fraction, digits.parse::<i64>()) {
             (true, _) => oid::NUMERIC,
             (false, Ok(value)) if i32::try_from(value).is_ok() => oid::INT4,
@@ -228,6 +233,8 @@ mod tests {
             "SELECT \"open",
             "SELECT .5",
             "SELECT b'1'",
+            "SELECT -2147483648",
+            "SELECT -9223372036854775808",
         ];
         for sql in odd {
             assert_eq!(read(sql), None, "{sql}");
