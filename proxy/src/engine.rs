@@ -431,6 +431,28 @@ impl Answerer for Engine {
         self.barrier(&reads).await
     }
 
+    fn may_lag(&self, plan: &PassPlan) -> bool {
+        let queues = |table: &TableOid| {
+            let catalog = self.keeper.catalog();
+            let relation = catalog.relations.get(table);
+            relation.is_none_or(|relation| self.mode(relation) == Mode::WriteBehind)
+        };
+        let owned = |table: &TableOid| match &plan.writes {
+            ScopeTemplate::Tables(tables) => tables.contains(table),
+            _ => false,
+        };
+        match (&plan.reads, &plan.writes) {
+            (ScopeTemplate::Nothing, _) | (_, ScopeTemplate::Everything) => false,
+            (ScopeTemplate::Everything, _) => true,
+            // Both name the same keys.
+            (ScopeTemplate::Keys(..), ScopeTemplate::Keys(..)) => false,
+            (ScopeTemplate::Keys(table, _), _) => queues(table) && !owned(table),
+            (ScopeTemplate::Tables(tables), _) => {
+                tables.iter().any(|table| queues(table) && !owned(table))
+            }
+        }
+    }
+
     async fn leave(&self, holds: Holds, outcome: Outcome) {
         match outcome {
             Outcome::Committed | Outcome::Unknown(None) => self.end(holds, true).await,

@@ -69,6 +69,8 @@ pub(crate) struct Session<A: Answerer> {
     snapshots: Snapshots,
     holds: A::Holds,
     holding: bool,
+    /// A statement that may wait for other sessions was sent, and Postgres has perhaps not answered it yet.
+    may_wait: bool,
     /// The answer to the session's own query, and whether it is waited for.
     own: Option<OwnAnswer>,
     wants_own: bool,
@@ -158,6 +160,7 @@ impl<A: Answerer> Session<A> {
             snapshots: Snapshots::default(),
             holds: A::Holds::default(),
             holding: false,
+            may_wait: false,
             own: None,
             wants_own: false,
             pinned: false,

@@ -137,6 +137,7 @@ fn shown(effects: &Effects) -> Vec<String> {
         ("copy", effects.copy),
         ("listen", effects.listen),
         ("session_locks", effects.session_locks),
+        ("locks", effects.locks),
         ("multi", effects.multi),
         ("own_transaction", effects.own_transaction),
         ("row_locks", effects.row_locks),

@@ -32,6 +32,8 @@ pub struct Effects {
     pub listen: bool,
     /// Takes or gives back session-level locks (advisory), or leaves other state in the backend (`currval`, a seed).
     pub session_locks: bool,
+    /// Takes advisory locks of any kind: what comes after it may rely on what others did under them.
+    pub locks: bool,
     /// SQL-level PREPARE, EXECUTE, DEALLOCATE; the names concerned (empty string: ALL).
     pub prepares: Vec<String>,
     /// More than one statement.
@@ -47,6 +49,7 @@ impl Effects {
     pub fn end_with_transaction(&self) -> bool {
         let Effects {
             ddl,
+            meanings,
             grants,
             unpublish,
             settings,
@@ -58,6 +61,7 @@ impl Effects {
             copy,
             listen,
             session_locks,
+            locks: _,
             prepares,
             multi: _,
             own_transaction,
@@ -65,6 +69,7 @@ impl Effects {
         } = self;
         let lasting = [
             ddl,
+            meanings,
             grants,
             settings,
             temp_tables,
@@ -77,6 +82,11 @@ impl Effects {
             own_transaction,
         ];
         !lasting.into_iter().any(|lasts| *lasts) && unpublish.is_empty() && prepares.is_empty()
+    }
+
+    /// Whether they show that it may have to wait for other sessions, beside for what it writes.
+    pub fn may_wait(&self) -> bool {
+        self.locks || self.row_locks || self.code
     }
 }
 

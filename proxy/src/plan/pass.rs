@@ -47,6 +47,11 @@ impl PassPlan {
         }
     }
 
+    /// Whether it may have to wait for other sessions: what comes after it in Postgres may rely on what they have done meanwhile.
+    pub fn may_wait(&self) -> bool {
+        !self.writes.is_nothing() || self.effects.may_wait()
+    }
+
     /// What these statements may touch. `narrow` narrows the scopes where the statement touches nothing but that table, once.
     pub fn of(
         names: Names<'_>,
@@ -78,12 +83,19 @@ impl PassPlan {
     }
 }
 
-/// Walks one statement of several. After one that changes what names mean, the others may mean anything.
+/// Walks one statement of several. After one that changes what names mean, the others may mean anything. After one that may wait, others may have changed
+/// what is read: it is owned from the beginning.
 fn walk(touch: &mut Touch<'_>, statement: &NodeEnum) -> StatementKind {
     let effects = &touch.effects;
     let unsure = effects.ddl || effects.settings || effects.temp_tables || effects.code;
     let before = touch.references + touch.unresolved;
+    let waited = touch.may_wait();
+    let read_before = std::mem::take(&mut touch.reads);
     let kind = touch.any_statement(statement);
+    if waited {
+        touch.writes.extend(&touch.reads);
+    }
+    touch.reads.extend(&read_before);
     if unsure && before != touch.references + touch.unresolved {
         touch.everything("an earlier statement of the text changes what names mean");
     }

@@ -26,6 +26,12 @@ pub struct Reach {
 }
 
 impl Reach {
+    /// Takes in another one.
+    pub fn extend(&mut self, other: &Reach) {
+        self.tables.extend(&other.tables);
+        self.everything |= other.everything;
+    }
+
     /// As a scope without keys.
     pub fn scope(self) -> ScopeTemplate {
         if self.everything {
@@ -92,6 +98,11 @@ impl<'a> Touch<'a> {
     pub fn user_code(&mut self, why: &'static str) {
         self.everything(why);
         self.effects.code = true;
+    }
+
+    /// Whether what was walked so far may have to wait for other sessions, or learns what they have done.
+    pub fn may_wait(&self) -> bool {
+        self.writes != Reach::default() || self.effects.may_wait()
     }
 
     /// Walks SELECT, INSERT, UPDATE, DELETE, MERGE or VALUES. False when it is none of these.

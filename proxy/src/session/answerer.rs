@@ -110,6 +110,9 @@ pub trait Answerer: Send + Sync + 'static {
         holds: &mut Self::Holds,
     ) -> impl Future<Output = Result<(), ErrorFields>> + Send;
 
+    /// Whether something that the statement reads, and does not own, could be queued while it waits for its turn.
+    fn may_lag(&self, plan: &PassPlan) -> bool;
+
     /// The transaction has ended in Postgres; its client is told when this returns.
     fn leave(&self, holds: Self::Holds, outcome: Outcome) -> impl Future<Output = ()> + Send;
 
@@ -194,6 +197,10 @@ impl Answerer for Transparent {
         (): &mut (),
     ) -> Result<(), ErrorFields> {
         Ok(())
+    }
+
+    fn may_lag(&self, _: &PassPlan) -> bool {
+        false
     }
 
     async fn leave(&self, (): (), _: Outcome) {}

@@ -142,9 +142,9 @@ impl<A: Answerer> Session<A> {
         {
             return Ok(());
         }
-        if taken {
-            // Postgres must know the portal whose name is used twice.
-            self.ensure_portal(bind.portal).await?;
+        // Postgres must know the portal whose name is used twice.
+        if taken && !self.ensure_portal(bind.portal).await? {
+            return Ok(());
         }
         self.ensure_statement(bind.statement);
         portal.state = PortalState::Upstream {

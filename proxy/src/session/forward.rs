@@ -135,8 +135,12 @@ impl<A: Answerer> Session<A> {
         let reads = match snapshot {
             Snapshot::OfStatement => !plan.reads.is_nothing(),
             Snapshot::First => snapshots::may_take(plan),
-            Snapshot::Taken => false,
+            Snapshot::Taken => !plan.writes.is_nothing() && !plan.reads.is_nothing(),
         };
+        let rests = reads && (snapshot == Snapshot::First || self.front.answerer.may_lag(plan));
+        if rests && !self.wait_out().await? {
+            return Ok(false);
+        }
         let reloads = plan.effects.ddl || plan.effects.grants;
         if reads || !plan.writes.is_nothing() || reloads {
             self.holding = true;
@@ -148,8 +152,24 @@ impl<A: Answerer> Session<A> {
                 return self.refuse(&error).await;
             }
         }
+        self.may_wait |= plan.may_wait();
         self.snapshots.told(plan);
         Ok(true)
+    }
+
+    /// Waits until what was sent before and may have to wait has been answered: what others do meanwhile must be seen by what comes next. False: something
+    /// failed, and Postgres ignores what comes next.
+    async fn wait_out(&mut self) -> Result<bool, End> {
+        if !self.may_wait || self.relay.awaited.is_empty() {
+            return Ok(true);
+        }
+        frontend::flush(self.upstream());
+        // During COPY IN the client is waited for: Postgres refuses the next statement.
+        while !self.relay.awaited.is_empty() && !self.skipping && !self.in_copy() {
+            self.wait_upstream().await?;
+        }
+        self.may_wait = false;
+        Ok(!self.skipping)
     }
 
     /// The same for the analysis of a statement, which takes the snapshot of a transaction that keeps one.
@@ -416,7 +436,8 @@ impl<A: Answerer> Session<A> {
 
     /// After a refusal: a simple query or function call ends with ReadyForQuery, which only Postgres can say if anything was sent there.
     pub(super) fn end_refused(&mut self, tag: u8) -> Result<(), End> {
-        if !matches!(tag, b'Q' | b'F') {
+        let ignored = self.skipping && self.segment != Segment::Here;
+        if !matches!(tag, b'Q' | b'F') || ignored {
             return Ok(());
         }
         if self.segment == Segment::Here {

@@ -50,6 +50,7 @@ impl<A: Answerer> Session<A> {
         self.segment = Segment::Here;
         self.skipping = false;
         self.asked = false;
+        self.may_wait = false;
         self.copies = Copies::default();
         self.put_ready();
     }

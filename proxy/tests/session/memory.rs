@@ -216,6 +216,10 @@ impl Answerer for Memory {
         Ok(())
     }
 
+    fn may_lag(&self, plan: &PassPlan) -> bool {
+        !plan.reads.is_nothing()
+    }
+
     async fn leave(&self, holds: Vec<String>, outcome: Outcome) {
         let _ = self.ends.subscribe().wait_for(|open| *open).await;
         self.note(format!("leave {} {outcome:?}", holds.join("+")));

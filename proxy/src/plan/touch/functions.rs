@@ -82,6 +82,7 @@ impl Touch<'_> {
             self.read_everything("others may read by its snapshot");
         }
         self.effects.settings |= CHANGE_SETTINGS.contains(&name);
+        self.effects.locks |= name.contains("_advisory_") && !name.contains("unlock");
         self.effects.session_locks |= SESSION_LOCKS.contains(&name);
     }
 
