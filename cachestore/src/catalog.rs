@@ -167,6 +167,8 @@ pub struct Relation {
     pub parents: BTreeSet<TableOid>,
     /// Tables whose foreign keys refer to this one (read, or written by cascades, on delete and key update).
     pub children: BTreeSet<TableOid>,
+    /// Tables (perhaps itself) that deferrable constraints of this one may look at no sooner than at COMMIT, on either side of a foreign key.
+    pub deferred: BTreeSet<TableOid>,
     /// Why no write may be queued, whatever it says ("has triggers", "row security is enabled", …). Empty: none.
     pub write_obstacles: Vec<&'static str>,
     /// Why no row may be cached ("partitioned", "row security", "no primary key", "unlogged", …). Empty: none.

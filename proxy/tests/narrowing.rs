@@ -16,6 +16,7 @@ const SCHEMA: &str = "
 table rows | id int8 notnull; n int4; v text | pk=id mode=rt
 table pairs | a int4 notnull; b text notnull; v text | pk=b,a mode=rt
 table nodes | id int8 notnull; above int8; v text | pk=id mode=rt refers_to_itself_by=above
+table late | id int8 notnull; v text; n int4 | pk=id mode=rt unique_at_commit=v
 ";
 
 fn planned(world: &World, sql: &str, declared: &[TypeOid]) -> Plan {
@@ -117,6 +118,8 @@ fn what_is_not_sure_holds_the_table() {
         "WITH w AS (DELETE FROM rows WHERE id = 7) DELETE FROM rows WHERE id = 8",
         "DELETE FROM pairs WHERE a = 1",
         "DELETE FROM nodes WHERE id = 7",
+        "INSERT INTO late (id, v) VALUES (7, 'x')",
+        "UPDATE late SET v = 'x' WHERE id = 7",
     ] {
         let scope = writes(&world, sql, &[]);
         let whole = matches!(scope, ScopeTemplate::Tables(_));

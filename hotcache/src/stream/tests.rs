@@ -53,6 +53,7 @@ fn catalog(epoch: u64) -> Catalog {
         referenced_columns: BTreeSet::new(),
         parents: BTreeSet::new(),
         children: BTreeSet::new(),
+        deferred: BTreeSet::new(),
         write_obstacles: vec![],
         read_obstacles: vec![],
         opaque_read: false,

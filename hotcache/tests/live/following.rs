@@ -182,6 +182,7 @@ fn relation(oid: TableOid, name: String, width: usize) -> Relation {
         referenced_columns: BTreeSet::new(),
         parents: BTreeSet::new(),
         children: BTreeSet::new(),
+        deferred: BTreeSet::new(),
         write_obstacles: vec![],
         read_obstacles: vec![],
         opaque_read: false,

@@ -70,7 +70,7 @@ impl PassPlan {
         {
             touch.everything("a setting changes how statements are read");
         }
-        let narrow = narrow.filter(|_| touch.references == 1 && !touch.cascades_within);
+        let narrow = narrow.filter(|_| touch.references == 1 && !touch.beyond_keys);
         let kind = kinds.first().copied().unwrap_or(StatementKind::Empty);
         PassPlan {
             reads: narrowed(touch.reads, narrow.as_ref().filter(|narrow| narrow.reads)),

@@ -59,8 +59,8 @@ pub struct Touch<'a> {
     pub references: usize,
     /// How many times something else was named: a relation unknown or temporary, or a function.
     pub unresolved: usize,
-    /// Rows of a table may change because others of the same table do: what it names by key is not all.
-    pub cascades_within: bool,
+    /// More rows of a table than it names by key may change, or decide at COMMIT.
+    pub beyond_keys: bool,
     ctes: Vec<String>,
     aliases: HashMap<String, Vec<Option<Arc<Relation>>>>,
 }
@@ -76,7 +76,7 @@ impl<'a> Touch<'a> {
             widened: None,
             references: 0,
             unresolved: 0,
-            cascades_within: false,
+            beyond_keys: false,
             ctes: Vec::new(),
             aliases: HashMap::new(),
         }

@@ -307,6 +307,7 @@ impl Builder {
             referenced_columns: BTreeSet::new(),
             parents: BTreeSet::new(),
             children: BTreeSet::new(),
+            deferred: BTreeSet::new(),
             write_obstacles: Vec::new(),
             read_obstacles: Vec::new(),
             opaque_read: false,
@@ -398,6 +399,13 @@ impl Builder {
             }
             "unique" => relation.unique_columns = positions(value).into_iter().collect(),
             "parent" => self.parent(relation, value),
+            "deferred" => {
+                relation.deferred = value.split(',').map(|name| self.oid(name)).collect();
+            }
+            "unique_at_commit" => {
+                relation.unique_columns = positions(value).into_iter().collect();
+                relation.deferred.insert(relation.oid);
+            }
             "refers_to_itself_by" => {
                 relation.foreign_key_columns.extend(positions(value));
                 relation.referenced_columns.extend(&relation.primary_key);

@@ -203,6 +203,7 @@ impl Builder {
             referenced_columns: BTreeSet::new(),
             parents: BTreeSet::new(),
             children: BTreeSet::new(),
+            deferred: BTreeSet::new(),
             write_obstacles: obstacles.clone(),
             read_obstacles: obstacles,
             opaque_read: false,
@@ -329,13 +330,17 @@ impl Builder {
 
     fn foreign_key(&mut self, row: &Row) -> Result<()> {
         let (child, parent) = (TableOid(row.try_get(0)?), TableOid(row.try_get(4)?));
+        let deferrable: bool = row.try_get(10)?;
+        let deferred = |other| deferrable.then_some(other);
         if let Some(relation) = self.relations.get_mut(&child) {
+            relation.deferred.extend(deferred(parent));
             relation
                 .foreign_key_columns
                 .extend(positions(row.try_get(3)?));
             relation.parents.insert(parent);
         }
         if let Some(relation) = self.relations.get_mut(&parent) {
+            relation.deferred.extend(deferred(child));
             relation
                 .referenced_columns
                 .extend(positions(row.try_get(5)?));

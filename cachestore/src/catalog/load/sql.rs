@@ -81,7 +81,8 @@ pub const GRANTS: &str = "SELECT c.oid, 0::int2, a.privilege_type, a.grantee \
 pub const INDEXES: &str = "SELECT i.indrelid, i.indexrelid, i.indisprimary, i.indisunique, i.indisexclusion, i.indimmediate AND i.indisvalid, \
     i.indnkeyatts, i.indkey::int2[], i.indisreplident, i.indexprs IS NOT NULL OR i.indpred IS NOT NULL, \
     (coalesce(i.indexprs::text, '') || coalesce(i.indpred::text, '')) ~ ':varattno 0 ', \
-    am.amname NOT IN ('btree', 'hash') OR EXISTS (SELECT FROM unnest(i.indclass::oid[]) o WHERE o >= 16384) \
+    am.amname NOT IN ('btree', 'hash') OR EXISTS (SELECT FROM unnest(i.indclass::oid[]) o WHERE o >= 16384), \
+    NOT i.indimmediate \
     FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid JOIN pg_am am ON am.oid = x.relam JOIN pg_class c ON c.oid = i.indrelid \
     WHERE i.indrelid >= 16384 AND c.relkind IN ('r', 'p', 'm')";
 
@@ -105,7 +106,7 @@ pub fn constraints(version: u32) -> String {
     };
     format!(
         "SELECT c.conrelid, c.conname::text, c.contype::text, coalesce(c.conkey, '{{}}'), c.confrelid, coalesce(c.confkey, '{{}}'), \
-         c.confdeltype::text, c.confupdtype::text, c.convalidated, CASE WHEN c.contype = 'c' THEN pg_get_expr(c.conbin, c.conrelid) END \
+         c.confdeltype::text, c.confupdtype::text, c.convalidated, CASE WHEN c.contype = 'c' THEN pg_get_expr(c.conbin, c.conrelid) END, c.condeferrable \
          FROM pg_constraint c WHERE c.conrelid >= 16384 AND c.contype IN ('c', 'f') {enforced} ORDER BY c.conrelid, c.conname"
     )
 }

@@ -75,6 +75,7 @@ fn relation(oid: u32, name: &str, columns: Vec<Column>, parents: Vec<TableOid>) 
         referenced_columns: Default::default(),
         parents: parents.into_iter().collect(),
         children: Default::default(),
+        deferred: Default::default(),
         write_obstacles: Vec::new(),
         read_obstacles: Vec::new(),
         opaque_read: false,

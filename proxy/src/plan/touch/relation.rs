@@ -75,6 +75,7 @@ impl Touch<'_> {
             Access::Lock => self.lock(relation),
             Access::Insert => {
                 self.write(relation, false);
+                self.defer(relation);
                 self.reads.tables.extend(&relation.parents);
             }
             Access::Update(columns) => {
@@ -86,13 +87,19 @@ impl Touch<'_> {
                 if keys {
                     self.reads.tables.extend(&relation.children);
                 }
+                let constrained = [&relation.foreign_key_columns, &relation.unique_columns];
+                if keys || constrained.iter().any(|those| touches(columns, those)) {
+                    self.defer(relation);
+                }
             }
             Access::Delete => {
                 self.write(relation, true);
+                self.defer(relation);
                 self.reads.tables.extend(&relation.children);
             }
             Access::All => {
                 self.write(relation, true);
+                self.defer(relation);
                 self.reads.tables.extend(&relation.parents);
                 self.reads.tables.extend(&relation.children);
             }
@@ -108,6 +115,10 @@ impl Touch<'_> {
         if relation.opaque_read || opaque_below {
             self.user_code("reading it runs user code");
         }
+        // What is behind it may be this very database.
+        if self.known(&relation.read_closure).any(|below| below.kind == 'f') {
+            self.read_everything("reads a foreign table");
+        }
     }
 
     fn lock(&mut self, relation: &Relation) {
@@ -118,7 +129,7 @@ impl Touch<'_> {
     /// Writes reach partitions, inheritance children, view targets and, when rows go or keys change, whatever cascades reach.
     fn write(&mut self, relation: &Relation, cascades: bool) {
         let cascaded = self.cascaded(relation);
-        self.cascades_within |= cascades && relation.children.contains(&relation.oid);
+        self.beyond_keys |= cascades && relation.children.contains(&relation.oid);
         let mut reached: BTreeSet<TableOid> = relation.write_closure.clone();
         if !cascades && relation.kind == 'r' {
             reached.retain(|oid| !cascaded.contains(oid) || relation.read_closure.contains(oid));
@@ -129,7 +140,11 @@ impl Touch<'_> {
             if other.opaque_write {
                 self.user_code("writing it runs user code");
             }
+            if other.kind == 'f' {
+                self.everything("writes a foreign table");
+            }
             if other.oid != relation.oid {
+                self.defer(other);
                 self.reads.tables.extend(&other.parents);
                 self.reads.tables.extend(&other.children);
                 self.reads.tables.extend(&other.read_closure);
@@ -137,6 +152,13 @@ impl Touch<'_> {
         }
         self.reads.tables.extend(&reached);
         self.writes.tables.extend(reached);
+    }
+
+    /// What is checked at COMMIT must be in Postgres then: from now on others write it there, too.
+    fn defer(&mut self, relation: &Relation) {
+        self.reads.tables.extend(&relation.deferred);
+        self.writes.tables.extend(&relation.deferred);
+        self.beyond_keys |= relation.deferred.contains(&relation.oid);
     }
 
     /// Tables that a chain of foreign keys leads to from here, itself left out.

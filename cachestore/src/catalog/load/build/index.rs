@@ -18,6 +18,7 @@ pub struct Index {
     whole_row: bool,
     unusual: bool,
     computed_from: BTreeSet<usize>,
+    deferrable: bool,
 }
 
 impl Index {
@@ -36,6 +37,7 @@ impl Index {
             whole_row: row.try_get(10)?,
             unusual: row.try_get(11)?,
             computed_from: computed_from.get(&oid).cloned().unwrap_or_default(),
+            deferrable: row.try_get(12)?,
         })
     }
 
@@ -51,6 +53,9 @@ impl Index {
         } else if self.unique {
             relation.unique_columns.extend(&self.key);
             relation.unique_columns.extend(&computed);
+        }
+        if self.deferrable {
+            relation.deferred.insert(relation.oid);
         }
         if self.replica_identity && !(self.primary && self.usable) {
             obstacle(&mut relation.read_obstacles, FOREIGN_IDENTITY);
