@@ -295,6 +295,18 @@ impl Grid {
         Ok(hold)
     }
 
+    /// The same without waiting for what is pending, for a statement that ends what the flush may be waiting for. What it commits is, to pending rows, an outside
+    /// change.
+    pub fn seize(self: &Arc<Self>, scope: Scope) -> Hold {
+        self.fences.raise(&scope);
+        self.rows.pass_through_shards();
+        Hold {
+            grid: self.clone(),
+            scope: Some(scope),
+            touched: true,
+        }
+    }
+
     async fn flush(&self, scope: &Scope) -> Result<(), GridError> {
         let (done, wait) = oneshot::channel();
         let request = FlushRequest {

@@ -14,7 +14,7 @@ use crate::eval::{CommandTag, EvalError, Formats, Now, Params};
 use crate::metrics::{ClientStatus, Status};
 use crate::plan::{
     self, LocalCall, LocalPlan, Mode, PassPlan, Plan, ReadPlan, Reason, ScopeTemplate,
-    SessionFacts, WritePlan,
+    SessionFacts, TxControl, WritePlan,
 };
 use crate::session::answerer::{Answerer, Asker, Outcome, Planned, Refusal, Snapshot};
 use bytes::BytesMut;
@@ -411,11 +411,14 @@ impl Answerer for Engine {
         holds.catalog_changes |= plan.effects.ddl || plan.effects.grants;
         let writes = self.scope(&plan.writes, params, asker.settings);
         if !writes.is_nothing() && !holds.holds.iter().any(|hold| hold.covers(&writes)) {
-            let hold = self
-                .grid
-                .hold(writes)
-                .await
-                .map_err(|error| errors::of_grid(&error))?;
+            let hold = match plan.effects.transaction[..] {
+                // The flush may be waiting for rows that this very command sets free.
+                [TxControl::EndPrepared] => self.grid.seize(writes),
+                _ => {
+                    let hold = self.grid.hold(writes).await;
+                    hold.map_err(|error| errors::of_grid(&error))?
+                }
+            };
             holds.holds.push(hold);
         }
         self.withdraw(plan, holds).await;

@@ -121,8 +121,14 @@ impl Touch<'_> {
 
     fn transaction(&mut self, statement: &pb::TransactionStmt) {
         let control = tx_control(statement);
-        if matches!(control, TxControl::Prepare | TxControl::EndPrepared) {
-            self.everything("ends or parks a prepared transaction");
+        match control {
+            TxControl::Prepare => self.everything("parks a prepared transaction"),
+            // Reads nothing.
+            TxControl::EndPrepared => {
+                self.writes.everything = true;
+                self.widened.get_or_insert("ends a prepared transaction");
+            }
+            _ => {}
         }
         self.effects.transaction.push(control);
     }
