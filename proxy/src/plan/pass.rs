@@ -65,8 +65,7 @@ impl PassPlan {
             .map(|statement| walk(&mut touch, statement))
             .collect();
         touch.effects.multi = statements.len() > 1;
-        if !names.facts.plain_settings
-            && (touch.reads != Reach::default() || touch.unresolved > 0)
+        if !names.facts.plain_settings && (touch.reads != Reach::default() || touch.unresolved > 0)
         {
             touch.everything("a setting changes how statements are read");
         }

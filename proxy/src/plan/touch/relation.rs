@@ -116,7 +116,10 @@ impl Touch<'_> {
             self.user_code("reading it runs user code");
         }
         // What is behind it may be this very database.
-        if self.known(&relation.read_closure).any(|below| below.kind == 'f') {
+        if self
+            .known(&relation.read_closure)
+            .any(|below| below.kind == 'f')
+        {
             self.read_everything("reads a foreign table");
         }
     }
