@@ -171,6 +171,7 @@ impl Relay {
     /// A ReadyForQuery: ends whatever simple query, function call or Sync is the oldest.
     fn ready(&mut self, status: u8) -> Option<Said> {
         if self.awaited.was_not_ignored() {
+            self.awaited.ready();
             return Some(Said::Ready(status));
         }
         match self.awaited.front() {
@@ -184,6 +185,7 @@ impl Relay {
             }
             Some(Expect::Sync | Expect::Query { .. }) => {
                 self.awaited.pop();
+                self.awaited.ready();
                 Some(Said::Ready(status))
             }
             _ => Some(Said::Nonsense(b'Z')),

@@ -51,11 +51,24 @@ pub(crate) struct Awaited {
     queue: VecDeque<Expect>,
     /// Syncs that Postgres ignored if it read them during COPY IN. A COPY that fails before it reads anything leaves them to be answered.
     ignored_syncs: usize,
+    /// Postgres was sent something of the client's pipeline since it was ready last, answered or not.
+    begun: bool,
 }
 
 impl Awaited {
     pub(crate) fn push(&mut self, expect: Expect) {
+        self.begun |= !matches!(expect, Expect::Own);
         self.queue.push_back(expect);
+    }
+
+    /// Whether Postgres has anything of a pipeline, which would have to fail with what comes next.
+    pub(crate) fn begun(&self) -> bool {
+        self.begun
+    }
+
+    /// Postgres is ready for the next pipeline.
+    pub(crate) fn ready(&mut self) {
+        self.begun = false;
     }
 
     pub(crate) fn front(&self) -> Option<&Expect> {

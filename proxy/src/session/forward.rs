@@ -202,7 +202,7 @@ impl<A: Answerer> Session<A> {
     /// Fails the statement at hand with this error, in Postgres, too, if anything there must fail with it. Always false.
     pub(super) async fn refuse(&mut self, error: &ErrorFields) -> Result<bool, End> {
         if matches!(self.tx, Tx::Idle)
-            && self.relay.awaited.is_empty()
+            && !self.relay.awaited.begun()
             && self.segment != Segment::Sent
         {
             self.release(Outcome::RolledBack).await;

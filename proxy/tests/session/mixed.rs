@@ -388,6 +388,17 @@ fn a_refused_statement_fails_its_transaction() {
     assert_eq!(tags(&finish(&mut raw)), "1EZ");
     memory.locked.store(false, Ordering::SeqCst);
     assert_eq!(raw.value("SELECT count(*) FROM other"), "0");
+    // Also when all that was sent of it has been answered.
+    parse(&mut raw.out, "late", "UPDATE other SET v = 'x'");
+    run(&mut raw.out, "INSERT INTO other VALUES (3, 'first')", &[]);
+    frontend::flush(&mut raw.out);
+    raw.send();
+    assert_eq!(tags(&raw.until(b'C')), "112nC");
+    memory.locked.store(true, Ordering::SeqCst);
+    bind(&mut raw.out, "", "late", &[]);
+    assert_eq!(tags(&finish(&mut raw)), "EZ");
+    memory.locked.store(false, Ordering::SeqCst);
+    assert_eq!(raw.value("SELECT count(*) FROM other"), "0");
 }
 
 #[test]
