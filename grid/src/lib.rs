@@ -13,6 +13,7 @@ pub mod loader;
 pub mod log;
 pub mod machine;
 pub mod marks;
+pub mod memory;
 pub mod node;
 pub mod ripening;
 pub mod rows;

@@ -32,6 +32,21 @@ pub const PASSED_TRANSACTIONS_MAX: usize = 1024;
 /// Rows looked at per change to find one to give up. Reached: the shard stays above its share until the next change.
 pub const EVICTION_STEPS_MAX: usize = 64;
 
+/// Rows looked at in a shard, under its lock, to give up what is above a lowered bound. Reached: the next shard has its turn, and then this one again.
+pub const SHED_STEPS: usize = 512;
+
+/// Part of `memory_max` that is kept free for what is not rows between two measurements.
+pub const MEMORY_MARGIN_PART: u64 = 16;
+
+/// Part of `memory_max` that clean rows may always take. Reached: the process may be above its bound, and says so.
+pub const MEMORY_FLOOR_PART: u64 = 16;
+
+/// Part of what rows have left and the allocator has not given back that counts as lost after one more round above the bound.
+pub const MEMORY_LOST_PART: u64 = 16;
+
+/// Rounds above the bound, with nothing left to give up, before it is complained of: the allocator gives back what is free after a while.
+pub const MEMORY_PATIENCE_ROUNDS: u32 = 40;
+
 /// WAL changes remembered for a row while it is being loaded. Reached: the load is not kept, and those who wait load again.
 pub const LOAD_EVENTS_MAX: usize = 64;
 

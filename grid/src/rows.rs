@@ -103,6 +103,10 @@ pub struct RowStats {
     pub rows: u64,
     /// Bytes of them, as the memory bound counts.
     pub bytes: u64,
+    /// Those of rows that cannot be given up now: pending, flushing, being loaded.
+    pub pinned_bytes: u64,
+    /// What the bytes are bound to.
+    pub bytes_max: u64,
     /// Rows given up for others or for their age.
     pub evictions: u64,
     /// Outside changes that met a pending change of the same row.
@@ -119,6 +123,7 @@ pub struct RowStats {
 pub struct Rows {
     hasher: foldhash::quality::RandomState,
     shards: Vec<Shard>,
+    bytes_max: AtomicU64,
     recent: Mutex<Recent>,
     /// A transaction id near all that are of interest, to give the WAL's 32-bit ids their epoch. 0: none known.
     newest_xid: AtomicU64,
@@ -136,6 +141,7 @@ impl Rows {
         Rows {
             hasher: foldhash::quality::RandomState::default(),
             shards: shards.collect(),
+            bytes_max: AtomicU64::new(memory_max_bytes),
             recent: Mutex::default(),
             newest_xid: AtomicU64::new(0),
             loads: AtomicU64::new(0),
@@ -143,6 +149,15 @@ impl Rows {
             poisoned: AtomicU64::new(0),
             clock,
         }
+    }
+
+    /// Rows may take so many bytes from now on. Gives up some of those above it, a few in each shard so that nobody waits long for a lock, and answers how many;
+    /// to be called again while there are any.
+    pub fn shed(&self, bytes_max: u64) -> usize {
+        self.bytes_max.store(bytes_max, Ordering::Relaxed);
+        let each = bytes_max / limits::SHARDS as u64;
+        let shards = self.shards.iter();
+        shards.map(|shard| shard.write().shed(each)).sum()
     }
 
     /// From now on these tables have bounds, and no others. Holds for rows in memory, too.
@@ -516,6 +531,8 @@ impl Rows {
         RowStats {
             rows: all.rows,
             bytes: all.bytes,
+            pinned_bytes: all.pinned_bytes,
+            bytes_max: self.bytes_max.load(Ordering::Relaxed),
             evictions: all.evictions,
             merges: self.merges.load(Ordering::Relaxed),
             poisoned: self.poisoned.load(Ordering::Relaxed),

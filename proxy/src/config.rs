@@ -32,7 +32,7 @@ pub struct Config {
     pub write_behind: Vec<TablePattern>,
     /// When a write counts as safe.
     pub durability: Durability,
-    /// Bound on rows held in memory, in bytes; clean rows are evicted above it.
+    /// Bound on the resident memory of the process, in bytes; clean rows are evicted above it.
     pub memory_max: u64,
     /// Bound on acknowledged changes that Postgres does not have yet, in bytes.
     pub max_pending_bytes: u64,
@@ -99,7 +99,7 @@ pub struct TableSettings {
     pub conflict: Conflict,
     /// Nobody but Ripen writes this table: it may be cached without logical replication.
     pub exclusive: bool,
-    /// Largest part of `memory_max` that clean rows of this table may take. Above 0, at most 1.
+    /// Largest part of the memory for rows that rows of this table may take. Above 0, at most 1.
     pub memory_share: f64,
     /// A clean row is dropped this long after it was loaded; `None`: never.
     pub expiry: Option<Duration>,

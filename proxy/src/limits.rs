@@ -79,6 +79,12 @@ pub const STALENESS_SAMPLES: usize = 1024;
 /// How often everything about Postgres is looked over although nothing hints at a change.
 pub const UPKEEP_PERIOD: Duration = Duration::from_secs(5);
 
+/// How often the process is measured against `memory_max`. What is not rows may take its margin in one of these.
+pub const MEMORY_PERIOD: Duration = Duration::from_millis(250);
+
+/// Rounds through all shards in which rows are given up after one measurement. Reached: the next measurement goes on with it.
+pub const SHED_ROUNDS_MAX: usize = 64;
+
 /// Shortest `expiry` of a table: rows must live until those who loaded them have read them. Reached: the configuration is refused.
 pub const EXPIRY_MIN: Duration = Duration::from_millis(100);
 

@@ -136,8 +136,10 @@ totals! {
     Cache Counter loads_poisoned: u64, "Loads answered but not kept, because a fence or change passed them.";
     Cache Counter evictions: u64, "Clean rows dropped for memory or age.";
     Cache Gauge cached_rows: u64, "Rows in memory, known-absent keys included.";
-    Cache Gauge memory_bytes: u64, "Bytes held by rows in memory.";
-    Cache Gauge memory_max_bytes: u64, "Bound on memory_bytes.";
+    Cache Gauge memory_bytes: u64, "Estimated bytes of rows in memory.";
+    Cache Gauge memory_pinned_bytes: u64, "Those of memory_bytes that cannot be given up now: pending rows, and rows being loaded.";
+    Cache Gauge memory_target_bytes: u64, "Bound on memory_bytes as it is now, so that process_bytes keeps to memory_max_bytes.";
+    Cache Gauge memory_max_bytes: u64, "Bound on process_bytes.";
     Cache Gauge process_bytes: u64, "Resident memory of the process.";
     Cache Counter fences: u64, "Times that cached reads of a key, a table or everything were sent to Postgres for a while.";
     Cache Gauge fences_open: u64, "Fences now in force.";

@@ -4,6 +4,7 @@
 //! Stop: no new clients → sessions end their transactions → what is pending is flushed (bounded) → the slot is given back → the log closes.
 
 mod follow;
+mod memory;
 mod upkeep;
 
 use crate::accept::{self, Front, Listener};
@@ -250,10 +251,12 @@ impl Server {
         let marks = emit_marks(self.store.clone(), self.grid.clone(), stop());
         let keeper = self.keeper.clone().run(stop());
         let hot_cache = self.hot_cache(follower, migrated);
+        let memory = memory::keep_within(self.config.memory_max, self.grid.clone(), stop());
         let tasks = &self.tasks;
         tasks.spawn(essential("upkeep", upkeep.run(stop()), broken()));
         tasks.spawn(essential("catalog", keeper, broken()));
         tasks.spawn(essential("marks", marks, broken()));
+        tasks.spawn(essential("memory", memory, broken()));
         tasks.spawn(essential("hot cache", hot_cache, broken()));
     }
 
@@ -377,7 +380,7 @@ fn fill(status: &mut Status, front: &Front<Engine>, followed: &FollowStats, star
     (totals.client_connections, totals.client_refusals) = front.registry.admissions();
     totals.upstream_connections = front.registry.upstream_connections() as u64;
     totals.upstream_dials = read(&front.dials);
-    totals.process_bytes = process_bytes();
+    totals.process_bytes = memory::process_bytes().unwrap_or(0);
     totals.uptime_seconds = started.elapsed().as_secs_f64();
 }
 
@@ -396,14 +399,6 @@ fn client(entry: &Arc<Entry>) -> ClientStatus {
         upstream: state.upstream_key.is_some(),
         connected_seconds: entry.since.elapsed().as_secs_f64(),
     }
-}
-
-/// Resident memory, as Linux tells it; 0 elsewhere.
-fn process_bytes() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kilobytes = resident.and_then(|text| text.trim().strip_suffix(" kB")?.parse().ok());
-    kilobytes.unwrap_or(0u64) * 1024
 }
 
 async fn listen(address: &str) -> Result<TcpListener, StartError> {

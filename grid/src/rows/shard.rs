@@ -42,6 +42,7 @@ pub struct Slots {
     tables: Tables,
     bytes: u64,
     bytes_max: u64,
+    pinned_bytes: u64,
     hand: usize,
     evictions: u64,
 }
@@ -49,6 +50,8 @@ pub struct Slots {
 struct Entry {
     slot: Slot,
     weight: u32,
+    /// Whether the weight is counted as pinned.
+    pinned: bool,
     /// When the base was loaded; means nothing without one.
     loaded: Tick,
     visited: AtomicBool,
@@ -69,6 +72,7 @@ impl Slots {
             tables: Tables::default(),
             bytes: 0,
             bytes_max,
+            pinned_bytes: 0,
             hand: 0,
             evictions: 0,
         }
@@ -273,6 +277,7 @@ impl Slots {
     pub fn add_to(&self, all: &mut Counters, mut each: impl FnMut(TableOid, &Counters)) {
         all.evictions += self.evictions;
         all.misses += self.tables.misses_elsewhere();
+        all.pinned_bytes += self.pinned_bytes;
         self.tables.for_each(|table, counters| {
             all.add(&counters);
             each(table, &counters);
@@ -283,6 +288,7 @@ impl Slots {
         let entry = Entry {
             slot,
             weight: 0,
+            pinned: false,
             loaded: Tick::default(),
             visited: AtomicBool::new(false),
         };
@@ -313,14 +319,18 @@ impl Slots {
         if matches!(entry.slot, Slot::Gone) {
             return self.remove(at);
         }
-        let table = row.table;
+        let (table, pinned) = (row.table, entry.slot.pinned());
         let bytes = entry.slot.weight() + row.key.heap_weight();
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-        let before = std::mem::replace(&mut self.map[at].weight, bytes);
+        let entry = &mut self.map[at];
+        let before = std::mem::replace(&mut entry.weight, bytes);
+        let pinned_before = std::mem::replace(&mut entry.pinned, pinned);
         if before != bytes {
             self.tables.entry(table).weigh(before, bytes);
             self.bytes = self.bytes - u64::from(before) + u64::from(bytes);
         }
+        self.pinned_bytes -= if pinned_before { u64::from(before) } else { 0 };
+        self.pinned_bytes += if pinned { u64::from(bytes) } else { 0 };
     }
 
     fn remove(&mut self, at: usize) {
@@ -329,6 +339,22 @@ impl Slots {
         counters.rows -= 1;
         counters.weigh(entry.weight, 0);
         self.bytes -= u64::from(entry.weight);
+        if entry.pinned {
+            self.pinned_bytes -= u64::from(entry.weight);
+        }
+    }
+
+    /// Bounds all rows of the shard, and gives up some that are above the bound. Answers how many; more are left to the next call.
+    pub fn shed(&mut self, bytes_max: u64) -> usize {
+        self.bytes_max = bytes_max;
+        let rows = self.map.len();
+        for _ in 0..limits::SHED_STEPS {
+            if self.map.is_empty() || self.bytes <= self.bytes_max {
+                break;
+            }
+            self.step(|_| false);
+        }
+        rows - self.map.len()
     }
 
     /// CLOCK: the hand spares a row that was read since it last came by, and takes the next one that was not. Never the row at `changed`: what has
@@ -345,17 +371,21 @@ impl Slots {
             if self.map.is_empty() || !(any || table_over(self)) {
                 return;
             }
-            self.hand %= self.map.len();
-            let (row, entry) = self
-                .map
-                .get_index(self.hand)
-                .expect("the hand is inside the map");
-            let spared =
-                entry.slot.pinned() || !(any || row.table == table) || (any && changed.is(row));
-            if spared || entry.visited.swap(false, Ordering::Relaxed) {
-                self.hand += 1;
-                continue;
-            }
+            self.step(|row| !(any || row.table == table) || (any && changed.is(row)));
+        }
+    }
+
+    /// One step of the hand; the map must not be empty.
+    fn step(&mut self, spares: impl Fn(&RowId) -> bool) {
+        self.hand %= self.map.len();
+        let (row, entry) = self
+            .map
+            .get_index(self.hand)
+            .expect("the hand is inside the map");
+        let spared = entry.slot.pinned() || spares(row);
+        if spared || entry.visited.swap(false, Ordering::Relaxed) {
+            self.hand += 1;
+        } else {
             self.evictions += 1;
             self.remove(self.hand);
         }

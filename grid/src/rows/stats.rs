@@ -17,6 +17,8 @@ pub struct Counters {
     pub hits: u64,
     /// Reads that it could not.
     pub misses: u64,
+    /// Bytes of rows that cannot be given up now (counted for all tables together).
+    pub pinned_bytes: u64,
     /// Rows given up for others (counted for all tables together).
     pub evictions: u64,
 }
@@ -75,6 +77,7 @@ impl Table {
             bytes: self.bytes,
             hits: self.hits.load(Ordering::Relaxed),
             misses: self.misses.load(Ordering::Relaxed),
+            pinned_bytes: 0,
             evictions: 0,
         }
     }

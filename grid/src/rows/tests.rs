@@ -520,6 +520,32 @@ fn memory_is_bounded_and_pending_rows_stay() {
 }
 
 #[test]
+fn a_lowered_bound_gives_up_clean_rows_at_once_and_no_pending_one() {
+    let rows = rows();
+    for key in 0..=255u8 {
+        load(&rows, key, "10:10:", Some(tuple(1, 1)));
+        if key < 10 {
+            commit(&rows, key, set_a(7, 1));
+        }
+    }
+    let before = rows.stats();
+    assert!(before.pinned_bytes > 0 && before.pinned_bytes < before.bytes / 4);
+    while rows.shed(0) > 0 {}
+    let after = rows.stats();
+    assert_eq!((after.rows, after.bytes_max), (10, 0));
+    assert_eq!(
+        (after.bytes, after.pinned_bytes),
+        (before.pinned_bytes, before.pinned_bytes)
+    );
+    // It stays the bound, and what is read is spared first.
+    rows.shed(1 << 30);
+    load(&rows, 20, "10:10:", Some(tuple(1, 1)));
+    assert!(known(&rows, 20).is_some());
+    rows.clear();
+    assert_eq!(rows.stats().pinned_bytes, 0);
+}
+
+#[test]
 fn a_table_keeps_to_its_share() {
     let rows = rows();
     let nothing = TableBounds {

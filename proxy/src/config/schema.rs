@@ -39,7 +39,7 @@ pub const GLOBAL: &[Key<Config>] = keys! { Config;
     data_dir: "folder of the log", parse_path, show_path;
     write_behind: "tables whose writes are queued: patterns such as public.sessions, app.*", TablePattern::parse_list, show_patterns;
     durability: "when a write is acknowledged: fsync or memory", parse_durability, show_durability;
-    memory_max: "bound on rows held in memory", parse_positive_bytes, |v: &u64| show_bytes(*v);
+    memory_max: "bound on the resident memory of the process; clean rows are evicted above it", parse_positive_bytes, |v: &u64| show_bytes(*v);
     max_pending_bytes: "bound on acknowledged changes not yet in Postgres", parse_positive_bytes, |v: &u64| show_bytes(*v);
     pending_wait: "how long a write waits at max_pending_bytes before it fails", parse_duration, |v: &_| show_duration(*v);
     barrier_timeout: "how long a statement waits for the flush of what it could see", parse_positive_duration, |v: &_| show_duration(*v);
@@ -62,7 +62,7 @@ pub const TABLE: &[Key<TableSettings>] = keys! { TableSettings;
     write_max_batch: "rows per flush transaction", parse_count, ToString::to_string;
     conflict: "outside change to a pending row: merge or database", parse_conflict, show_conflict;
     exclusive: "true: nobody but Ripen writes the table", parse_bool, ToString::to_string;
-    memory_share: "largest part of memory_max for the table; above 0, at most 1", parse_share, ToString::to_string;
+    memory_share: "largest part of the memory for rows for the table; above 0, at most 1", parse_share, ToString::to_string;
     expiry: "clean rows are not served longer than this after their load; \"never\" keeps them", parse_expiry, show_expiry;
 };
 

@@ -98,6 +98,8 @@ impl Engine {
         totals.evictions = rows.evictions;
         totals.cached_rows = rows.rows;
         totals.memory_bytes = rows.bytes;
+        totals.memory_pinned_bytes = rows.pinned_bytes;
+        totals.memory_target_bytes = rows.bytes_max;
         totals.memory_max_bytes = self.config.memory_max;
         totals.fences_open = self.grid.fences.standing() as u64;
         totals.writes = queue.changes;
