@@ -139,7 +139,6 @@ fn log_options(config: &Config) -> LogOptions {
 
 fn node_parts(config: &Arc<Config>, store: &Store, current: &Arc<ArcSwap<Catalog>>) -> NodeParts {
     let (catalog, paced, settings) = (current.clone(), current.clone(), config.clone());
-    let started = Instant::now();
     NodeParts {
         store: store.clone(),
         catalog: Arc::new(move || catalog.load_full()),
@@ -163,7 +162,7 @@ fn node_parts(config: &Arc<Config>, store: &Store, current: &Arc<ArcSwap<Catalog
         memory_max_bytes: config.memory_max,
         log_number: LOG_NUMBER,
         clock: unix_ms,
-        age_clock: Arc::new(move || started.elapsed().as_millis() as u64),
+        age_clock: Arc::new(steady_ms),
         chance: rand::random::<f64>,
     }
 }
