@@ -3,25 +3,29 @@
 //! Invariant: a planner that holds an `Arc<Catalog>` sees one consistent schema; plans carry the epoch they were made under.
 
 mod load;
+mod remembered;
 
 use ripen_pg::ids::{TableOid, TypeOid};
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 /// Counts the versions of the catalog seen by this process. A plan of another epoch must be made anew.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 pub struct Epoch(pub u64);
 
 /// OID of a schema (`pg_namespace.oid`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct NamespaceOid(pub u32);
 
 /// OID of a role (`pg_authid.oid`); 0 stands for PUBLIC in grants.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct RoleOid(pub u32);
 
 /// Everything the planner, the loader and the flusher need to know about the schema.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Catalog {
     /// Which version this is.
     pub epoch: Epoch,
@@ -34,6 +38,7 @@ pub struct Catalog {
     /// Relations by OID.
     pub relations: HashMap<TableOid, Arc<Relation>>,
     /// OID by schema and name.
+    #[serde(skip)]
     pub names: HashMap<(NamespaceOid, String), TableOid>,
     /// Schemas by name.
     pub namespaces: HashMap<String, Namespace>,
@@ -49,10 +54,13 @@ pub struct Catalog {
     pub foreign_operators: BTreeSet<String>,
     /// Whether any event trigger is enabled (`pg_event_trigger.evtenabled <> 'D'`): then every DDL statement runs user code.
     pub event_triggers: bool,
+    /// Whether it comes from an earlier process, Postgres not having been asked yet: see [`Catalog::recall`].
+    #[serde(skip)]
+    pub remembered: bool,
 }
 
 /// A schema.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Namespace {
     /// Its OID.
     pub oid: NamespaceOid,
@@ -61,7 +69,7 @@ pub struct Namespace {
 }
 
 /// A role and what it inherits.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Role {
     /// Its OID.
     pub oid: RoleOid,
@@ -74,7 +82,7 @@ pub struct Role {
 }
 
 /// All overloads of one function name in one schema.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Function {
     /// The schema.
     pub namespace: NamespaceOid,
@@ -85,7 +93,7 @@ pub struct Function {
 }
 
 /// `pg_proc.provolatile`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Volatility {
     /// `i`
     Immutable,
@@ -96,7 +104,7 @@ pub enum Volatility {
 }
 
 /// A data type.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct TypeDef {
     /// Its OID.
     pub oid: TypeOid,
@@ -109,7 +117,7 @@ pub struct TypeDef {
 }
 
 /// `pg_type.typtype`, as far as it matters here.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum TypeKind {
     /// A base type that `ripen_pg::value` may know by OID.
     Base,
@@ -129,7 +137,7 @@ pub enum TypeKind {
 }
 
 /// A relation: table, view, sequence…
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Relation {
     /// `pg_class.oid`.
     pub oid: TableOid,
@@ -170,8 +178,10 @@ pub struct Relation {
     /// Tables (perhaps itself) that deferrable constraints of this one may look at no sooner than at COMMIT, on either side of a foreign key.
     pub deferred: BTreeSet<TableOid>,
     /// Why no write may be queued, whatever it says ("has triggers", "row security is enabled", …). Empty: none.
+    #[serde(deserialize_with = "remembered::obstacles")]
     pub write_obstacles: Vec<&'static str>,
     /// Why no row may be cached ("partitioned", "row security", "no primary key", "unlogged", …). Empty: none.
+    #[serde(deserialize_with = "remembered::obstacles")]
     pub read_obstacles: Vec<&'static str>,
     /// Reading may run user code (view, rule, row security policy with functions), or writing may (trigger, rule, default or check or index with user functions).
     pub opaque_read: bool,
@@ -190,7 +200,7 @@ pub struct Relation {
 }
 
 /// Who may do what. A role has a privilege when any role of its `acts_as`, or PUBLIC (0), is listed; superusers always.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Grants {
     /// SELECT.
     pub select: BTreeSet<RoleOid>,
@@ -203,7 +213,7 @@ pub struct Grants {
 }
 
 /// A live column.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Column {
     /// `attnum - 1`.
     pub position: usize,
@@ -228,7 +238,7 @@ pub struct Column {
 }
 
 /// What equality and order of a text column mean.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Collation {
     /// Not collatable.
     None,
@@ -241,7 +251,7 @@ pub enum Collation {
 }
 
 /// A CHECK constraint.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Check {
     /// Its name, for the error.
     pub name: String,
@@ -274,9 +284,10 @@ impl Relation {
 }
 
 impl Catalog {
-    /// Whether this was read from Postgres. The empty catalog before the first reading says nothing about what exists.
+    /// Whether this process has read it from Postgres. The empty catalog before the first reading says nothing about what exists, and a remembered one
+    /// nothing about what exists now.
     pub fn is_loaded(&self) -> bool {
-        self.server_version > 0
+        self.server_version > 0 && !self.remembered
     }
 
     /// The type below all domains.

@@ -31,6 +31,7 @@ pub struct Feed {
     live: AtomicBool,
     given_up: AtomicBool,
     bypass: AtomicBool,
+    stranded: AtomicBool,
     position: AtomicU64,
     sampled: AtomicU64,
     freshness: Mutex<Freshness>,
@@ -74,6 +75,17 @@ impl Feed {
         let served = self.served.load();
         served.exclusive.contains(&table)
             || (served.followed.contains(&table) && !self.bypass.load(Ordering::SeqCst))
+            || self.stranded()
+    }
+
+    /// This process has not reached Postgres yet: what is pending is all that can be known, and is served. Nothing can be loaded.
+    pub fn set_stranded(&self, stranded: bool) {
+        self.stranded.store(stranded, Ordering::SeqCst);
+    }
+
+    /// Whether Postgres has not been reached yet.
+    pub fn stranded(&self) -> bool {
+        self.stranded.load(Ordering::SeqCst)
     }
 
     /// Whether changes of the table arrive by the stream: then the stream confirms flushes and ends fences.

@@ -111,7 +111,7 @@ impl Grid {
         self.wait_for_room().await?;
         for _ in 0..limits::LOAD_ATTEMPTS_MAX {
             match self.step(rows, &mut decide)? {
-                Ok(Step::Load(unknown)) => self.loader.load(&unknown).await?,
+                Ok(Step::Load(unknown)) => self.load(&unknown).await?,
                 Ok(Step::Decided(answer, behind, None)) => {
                     self.wait_applied(behind).await;
                     return Ok(Ok(answer));
@@ -212,6 +212,18 @@ impl Grid {
         )?
     }
 
+    /// Postgres has (or has not) been reached by this process. Until it is, what is pending is all that can be known: it is served as it was decided,
+    /// and nothing is loaded.
+    pub fn set_stranded(&self, stranded: bool) {
+        if stranded {
+            self.rows.show_as_decided(true);
+        }
+        self.feed.set_stranded(stranded);
+        if !stranded {
+            self.rows.show_as_decided(false);
+        }
+    }
+
     /// Whether the flush that an earlier process left open is settled: before that, nothing can be loaded.
     pub fn settled(&self) -> bool {
         *self.settled.borrow()
@@ -256,6 +268,9 @@ impl Grid {
 
     /// Loads rows that memory does not know, once for all who wait. Afterwards they are known, unless something passed by: ask again.
     pub async fn load(&self, rows: &[RowId]) -> Result<(), GridError> {
+        if self.feed.stranded() {
+            return Err(LoadError::Stranded.into());
+        }
         Ok(self.loader.load(rows).await?)
     }
 

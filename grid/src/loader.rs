@@ -24,6 +24,9 @@ pub enum LoadError {
     /// Postgres refused or is away.
     #[error("{0}")]
     Store(Arc<StoreError>),
+    /// Postgres has not been reached yet.
+    #[error("Postgres has not been reached yet")]
+    Stranded,
     /// The table is gone from the catalog.
     #[error("the table is no longer known")]
     NoTable,

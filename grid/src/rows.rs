@@ -554,6 +554,14 @@ impl Rows {
         tables
     }
 
+    /// See [`Slot::show_as_decided`]; for all rows.
+    pub fn show_as_decided(&self, show: bool) {
+        match show {
+            true => self.change_where(|_| true, |slot| slot.show_as_decided(true)),
+            false => self.change_where(|_| true, |slot| slot.show_as_decided(false)),
+        }
+    }
+
     fn change_where(&self, chosen: impl Fn(&RowId) -> bool, change: fn(&mut Slot)) {
         for shard in &self.shards {
             shard.write().change_all(|row, slot| {

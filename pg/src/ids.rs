@@ -1,15 +1,16 @@
 //! The numbers of Postgres that must not be mixed up, each a type of its own. Holds no logic beyond their order and text form.
 
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
 /// OID of a table (`pg_class.oid`). Rows are keyed by it, never by name: names move, OIDs do not.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct TableOid(pub u32);
 
 /// OID of a data type (`pg_type.oid`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct TypeOid(pub u32);
 
 /// A byte position in Postgres's write-ahead log, as `pg_lsn`.

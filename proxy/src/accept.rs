@@ -3,6 +3,7 @@
 use crate::carriers::{Accepted, Carriers};
 use crate::limits;
 use crate::login;
+use crate::logins::Logins;
 use crate::registry::{Admission, Cancel, Ending, Registered, Registry};
 use crate::relay::link::Link;
 use crate::session::Session;
@@ -42,6 +43,8 @@ pub struct Front<A> {
     pub dials: AtomicU64,
     /// Where sessions run.
     pub carriers: Carriers,
+    /// Who may log in while Postgres is away.
+    pub logins: Arc<Logins>,
     /// Who is connected.
     pub registry: Arc<Registry>,
     /// Cancelled: no new clients, idle ones are sent away, others end their transactions.
@@ -62,6 +65,7 @@ impl<A> Front<A> {
             park_after: Some(limits::PARK_AFTER),
             dials: AtomicU64::new(0),
             carriers: Carriers::default(),
+            logins: Arc::default(),
             registry: Arc::default(),
             stop: CancellationToken::new(),
             kill: CancellationToken::new(),

@@ -168,6 +168,8 @@ impl Engine {
         settings: &Settings,
     ) -> Scope {
         match template {
+            // Nobody knows what the names mean by now.
+            _ if self.keeper.catalog().remembered => Scope::Everything,
             ScopeTemplate::Nothing => Scope::Nothing,
             ScopeTemplate::Everything => Scope::Everything,
             ScopeTemplate::Tables(tables) => self.cached_only(tables.iter().copied()),
@@ -294,13 +296,15 @@ impl Answerer for Engine {
         };
         self.plans
             .get_or_make(sql, declared, facts, catalog.epoch, || {
-                plan::plan(
-                    sql,
-                    declared,
-                    &catalog,
-                    &|relation| self.mode(relation),
-                    facts,
-                )
+                let mode = |relation: &Relation| self.mode(relation);
+                match plan::plan(sql, declared, &catalog, &mode, facts) {
+                    Plan::PassThrough(_) if catalog.remembered => {
+                        let what = "the catalog has not been read yet";
+                        let unknown = PassPlan::unknown(Reason::new("remembered", what));
+                        Plan::PassThrough(Arc::new(unknown))
+                    }
+                    plan => plan,
+                }
             })
     }
 

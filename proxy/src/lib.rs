@@ -10,6 +10,7 @@ pub mod engine;
 pub mod eval;
 pub mod limits;
 mod login;
+pub mod logins;
 pub mod metrics;
 pub mod plan;
 mod portals;

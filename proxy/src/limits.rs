@@ -103,3 +103,6 @@ pub const FRESHNESS_PERIOD: Duration = Duration::from_millis(250);
 
 /// How long one look waits for old transactions to end before a newly published table is served. Reached: looked again in the next round.
 pub const YOUNG_WAIT: Duration = Duration::from_secs(1);
+
+/// Logins without a secret that are remembered for times when Postgres is away.
+pub const LOGINS_REMEMBERED_MAX: usize = 1000;

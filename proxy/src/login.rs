@@ -1,10 +1,12 @@
-//! The login of a session: startup and authentication, relayed both ways until Postgres is ready for queries. Never knows a secret except a cleartext password,
+//! The login of a session: startup and authentication, relayed both ways until Postgres is ready for queries. While Postgres is away, whoever it has asked
+//! for nothing before is let in here (`logins.rs`). Never knows a secret except a cleartext password,
 //! which is kept only to open the same connection again.
 //!
 //! SCRAM with channel binding is not offered to the client: the channel it would bind ends here.
 
 use crate::accept::{Front, refuse};
 use crate::limits;
+use crate::logins::Remembered;
 use crate::registry::Registered;
 use crate::relay::link::Link;
 use crate::relay::{HEADER_BYTES, head};
@@ -14,7 +16,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use ripen_cachestore::dial::{DialError, Stream, dial};
 use ripen_pg::sqlstate::{ErrorFields, SqlState};
 use ripen_pg::wire::backend;
-use ripen_pg::wire::startup::Startup;
+use ripen_pg::wire::startup::{PROTOCOL_3_0, Startup};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::time::timeout;
@@ -27,6 +29,9 @@ pub(crate) struct LoggedIn {
     pub(crate) identity: Identity,
     /// The ParameterStatus messages of the greeting, one behind the other.
     pub(crate) parameters: Bytes,
+    pub(crate) startup: Option<Startup>,
+    /// Of a client that was let in while Postgres is away: its settings, as Postgres told them to the one before.
+    pub(crate) remembered: Option<Remembered>,
 }
 
 /// What it takes to log in again without asking the client.
@@ -62,27 +67,23 @@ impl std::fmt::Debug for Secret {
 pub(crate) async fn login<A>(
     front: &Front<A>,
     registered: &mut Registered,
-    mut client: Link<ClientStream>,
+    client: Link<ClientStream>,
     packet: Bytes,
     startup: Option<Startup>,
 ) -> Option<LoggedIn> {
     let mut upstream = match connect(front).await {
         Ok(stream) => Link::new(stream),
-        Err(error) => {
-            refuse(&mut client, &error).await;
-            return None;
-        }
+        Err(error) => match let_in(front, registered, client, &packet, startup) {
+            Ok(logged_in) => return Some(logged_in),
+            Err(mut client) => {
+                refuse(&mut client, &error).await;
+                return None;
+            }
+        },
     };
     upstream.output.put_slice(&packet);
     if let Some(startup) = &startup {
-        let text = |name| startup.get(name).map(String::from_utf8_lossy);
-        let user = text("user").unwrap_or_default();
-        let application = text("application_name").unwrap_or_default();
-        registered.set_identity(
-            &user,
-            &text("database").unwrap_or_else(|| user.clone()),
-            &application,
-        );
+        introduce(registered, startup);
         if startup.is_replication() {
             copy(client, upstream).await;
             return None;
@@ -110,6 +111,64 @@ pub(crate) async fn login<A>(
         io: login.io,
         identity,
         parameters: login.parameters.into(),
+        startup,
+        remembered: None,
+    })
+}
+
+fn introduce(registered: &Registered, startup: &Startup) {
+    let text = |name| startup.get(name).map(String::from_utf8_lossy);
+    let user = text("user").unwrap_or_default();
+    let application = text("application_name").unwrap_or_default();
+    registered.set_identity(
+        &user,
+        &text("database").unwrap_or_else(|| user.clone()),
+        &application,
+    );
+}
+
+/// Lets a client in while Postgres is away, if Postgres has let in its like without asking for anything. Gives it back if not.
+fn let_in<A>(
+    front: &Front<A>,
+    registered: &mut Registered,
+    mut client: Link<ClientStream>,
+    packet: &[u8],
+    startup: Option<Startup>,
+) -> Result<LoggedIn, Link<ClientStream>> {
+    let known = |startup: &Startup| {
+        let here = !startup.is_replication() && (startup.major, startup.minor) == PROTOCOL_3_0;
+        here.then(|| front.logins.recall(startup)).flatten()
+    };
+    let Some((startup, remembered)) = startup.and_then(|startup| {
+        let remembered = known(&startup)?;
+        Some((startup, remembered))
+    }) else {
+        return Err(client);
+    };
+    introduce(registered, &startup);
+    let parameters = remembered.parameters(&startup);
+    let out = &mut client.output;
+    backend::authentication_ok(out);
+    out.put_slice(&parameters);
+    // Like those of Postgres: positive. Should it be a backend's by chance, the secret tells them apart.
+    let (pid, secret) = (
+        rand::random_range(1..=i32::MAX as u32),
+        rand::random::<[u8; 4]>(),
+    );
+    backend::backend_key_data(out, pid, &secret);
+    registered.set_client_key(Bytes::from([&pid.to_be_bytes()[..], &secret].concat()));
+    Ok(LoggedIn {
+        io: Io {
+            client,
+            upstream: None,
+        },
+        identity: Identity {
+            packet: Bytes::copy_from_slice(packet),
+            secret: Secret::None,
+        },
+        parameters,
+        startup: Some(startup),
+        remembered: Some(remembered),
     })
 }
 

@@ -4,6 +4,7 @@
 //! Stop: no new clients → sessions end their transactions → what is pending is flushed (bounded) → the slot is given back → the log closes.
 
 mod follow;
+mod memo;
 mod memory;
 mod upkeep;
 
@@ -15,12 +16,14 @@ use crate::engine::keeper::{self, Keeper};
 use crate::engine::lost::release_lost;
 use crate::engine::publisher;
 use crate::engine::{Engine, Sources};
+use crate::logins::Logins;
 use crate::metrics::{ClientStatus, Status};
 use crate::registry::Entry;
 use crate::tls;
 use arc_swap::ArcSwap;
 use follow::{FollowStats, Follower};
 use futures_util::FutureExt;
+use memo::Memo;
 use ripen_cachestore::catalog::Catalog;
 use ripen_cachestore::upstream::UpstreamError;
 use ripen_cachestore::{Store, Upstream, failpoint};
@@ -107,6 +110,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), StartErr
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let front = Arc::new(Front {
         tls,
+        logins: server.logins.clone(),
         carriers: Carriers::start(threads)?,
         clients_max: server.config.max_clients,
         dial_timeout: server.config.upstream_wait,
@@ -176,6 +180,7 @@ struct Server {
     engine: Arc<Engine>,
     followed: Arc<FollowStats>,
     readiness: Arc<Readiness>,
+    logins: Arc<Logins>,
     stop: CancellationToken,
     tasks: TaskTracker,
     /// Cancelled when a task has panicked without which Ripen must not go on.
@@ -217,6 +222,7 @@ impl Server {
             engine,
             followed: Arc::default(),
             readiness: Arc::default(),
+            logins: Arc::default(),
             stop,
             tasks,
             broken,
@@ -235,6 +241,7 @@ impl Server {
             attention: attention.clone(),
             readiness: self.readiness.clone(),
             migrated: migrated.clone(),
+            memo: Memo::open(&self.config.data_dir, self.logins.clone()),
             young: Default::default(),
         };
         let follower = Follower {

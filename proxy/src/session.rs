@@ -29,6 +29,7 @@ mod transaction;
 use crate::accept::Front;
 use crate::limits;
 use crate::login::{Identity, LoggedIn, Secret};
+use crate::logins::Remembered;
 use crate::plan::PassPlan;
 use crate::portals::Names;
 use crate::registry::{Ending, Registered};
@@ -40,6 +41,7 @@ use facts::Known;
 use intake::Passing;
 use io::{ClientGone, Io};
 use ripen_pg::sqlstate::{ErrorFields, SqlState};
+use ripen_pg::wire::startup::Startup;
 use ripen_pg::wire::{backend, frontend};
 use snapshots::Snapshots;
 use std::sync::Arc;
@@ -82,6 +84,10 @@ pub(crate) struct Session<A: Answerer> {
     /// Postgres has been asked for the replies that it keeps back.
     asked: bool,
     route: Route,
+    /// Until its settings are known.
+    startup: Option<Startup>,
+    /// The settings of a session that has never had a connection to Postgres, as they were in the one before it.
+    remembered: Option<Remembered>,
 }
 
 /// Where the messages since the last ReadyForQuery go. See the module.
@@ -168,6 +174,8 @@ impl<A: Answerer> Session<A> {
             parameters: logged_in.parameters,
             asked: false,
             route: Route::None,
+            startup: logged_in.startup,
+            remembered: logged_in.remembered,
         }
     }
 

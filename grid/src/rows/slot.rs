@@ -114,6 +114,8 @@ pub struct Busy {
     image: Option<Option<Tuple>>,
     /// Somebody changed the row before or after a flush of which nobody knows yet whether it committed.
     shaken: bool,
+    /// On an unknown base, readers see the row as its oldest change was decided.
+    as_decided: bool,
 }
 
 #[derive(Debug)]
@@ -289,6 +291,11 @@ impl Slot {
                 .filter_map(|layer| layer.stage.flight_mut())
                 .for_each(Flight::lose_sight);
         });
+    }
+
+    /// Whether readers may see a row whose base is unknown as it was when its changes were decided: nobody can say what it is in Postgres now.
+    pub fn show_as_decided(&mut self, show: bool) {
+        self.change_busy(|busy| busy.as_decided = show);
     }
 
     /// What was known of Postgres's row is no longer sure; a load under way is not kept.
@@ -577,9 +584,12 @@ impl Busy {
         if self.shaken {
             return None;
         }
-        let (start, from) = match &self.base {
-            Some(base) => (base.row.clone(), 0),
-            None => (None, self.layers.iter().rposition(Layer::whole)?),
+        let whole = || self.layers.iter().rposition(Layer::whole);
+        let (start, from) = match (&self.base, whole()) {
+            (Some(base), _) => (base.row.clone(), 0),
+            (None, Some(at)) => (None, at),
+            (None, None) if self.as_decided => (self.layers.first()?.change.image().cloned(), 1),
+            (None, None) => return None,
         };
         Some(self.layers[from..].iter().fold(start, |row, layer| {
             layer::apply(&layer.change, row.as_ref())

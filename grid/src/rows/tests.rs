@@ -721,3 +721,20 @@ fn expiry_that_comes_later_holds_for_rows_that_are_there() {
     rows.bound_tables(&[(TABLE, second)].into());
     assert_eq!(known(&rows, 1), None);
 }
+
+#[test]
+fn a_row_on_an_unknown_base_is_shown_as_decided_only_while_nobody_can_be_asked() {
+    let rows = rows();
+    commit(&rows, 1, set_a(3, 7));
+    commit(&rows, 1, add_a(2, 5, 7));
+    assert_eq!(known(&rows, 1), None);
+    rows.show_as_decided(true);
+    assert_eq!(known(&rows, 1), Some(Some((5, 7))));
+    commit(&rows, 1, add_a(10, 15, 7));
+    assert_eq!(known(&rows, 1), Some(Some((15, 7))));
+    rows.show_as_decided(false);
+    assert_eq!(known(&rows, 1), None);
+    // Somebody has changed the other column meanwhile.
+    load(&rows, 1, "10:10:", Some(tuple(1, 8)));
+    assert_eq!(known(&rows, 1), Some(Some((15, 8))));
+}

@@ -71,9 +71,12 @@ impl Keeper {
         Epoch(self.epoch.load(Ordering::SeqCst))
     }
 
-    /// Whether a catalog was ever read.
-    pub fn is_ready(&self) -> bool {
-        self.epoch() > Epoch(0)
+    /// Uses the catalog of an earlier process until one can be read: this process has not reached Postgres yet.
+    pub fn recall(&self, catalog: Catalog) {
+        let epoch = Epoch(self.epoch().0 + 1);
+        self.current.store(Arc::new(Catalog { epoch, ..catalog }));
+        self.epoch.store(epoch.0, Ordering::SeqCst);
+        self.changed.send_replace(epoch);
     }
 
     /// The system of record.

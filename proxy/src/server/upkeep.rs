@@ -4,9 +4,10 @@
 use crate::config::{Config, Conflict};
 use crate::engine::keeper::{self, Keeper};
 use crate::engine::publisher::{Publisher, PublisherError};
+use crate::server::memo::Memo;
 use ripen_cachestore::catalog::{Catalog, Relation};
 use ripen_cachestore::server::ServerFacts;
-use ripen_cachestore::{Store, StoreError};
+use ripen_cachestore::{Class, Store, StoreError};
 use ripen_grid::feed::Served;
 use ripen_grid::grid::Grid;
 use ripen_grid::rows::TableBounds;
@@ -51,6 +52,8 @@ pub struct Upkeep {
     pub readiness: Arc<Readiness>,
     /// Told when the schema `ripen` stands: the stream may start.
     pub migrated: Arc<Notify>,
+    /// What a start without Postgres needs.
+    pub memo: Memo,
     /// Tables published so recently that transactions may run which the stream tells in part only.
     pub young: Young,
 }
@@ -92,6 +95,7 @@ impl Upkeep {
             match round {
                 Ok(()) => break,
                 Err(error) => {
+                    self.strand(&error);
                     let text = error.to_string();
                     if text != complaint {
                         tracing::error!(
@@ -119,6 +123,7 @@ impl Upkeep {
                 }
             }
             self.sweep();
+            self.memo.save(self.keeper.catalog()).await;
             if let Err(error) = self.grid.load_bases().await {
                 tracing::debug!(%error, "rows below pending changes are not loaded yet");
             }
@@ -132,8 +137,38 @@ impl Upkeep {
         }
     }
 
+    /// Postgres is away at the start: what an earlier process has acknowledged and not written is served, as far as its catalog is remembered.
+    fn strand(&self, error: &UpkeepError) {
+        let away = matches!(error, UpkeepError::Store(error) if error.class() == Class::Connection);
+        let feed = &self.grid.feed;
+        if !away || feed.stranded() || self.keeper.catalog().is_loaded() {
+            return;
+        }
+        if !self.keeper.catalog().remembered {
+            let Some(catalog) = self.memo.catalog() else {
+                return;
+            };
+            self.keeper.recall(catalog);
+        }
+        let catalog = self.keeper.catalog();
+        self.grid.rows.bound_tables(&self.bounds(&catalog));
+        let (exclusive, _) = self.wanted(&catalog);
+        self.publisher.serve(Served {
+            exclusive: exclusive.into_iter().collect(),
+            followed: Default::default(),
+            guarded: self.guarded(&catalog),
+        });
+        self.grid.set_stranded(true);
+        tracing::warn!(
+            "Postgres is away: what is pending is served, and clients that need no password are let in"
+        );
+    }
+
     async fn prepare(&mut self) -> Result<(), UpkeepError> {
         let facts = self.store.server_facts().await?;
+        if self.grid.feed.stranded() {
+            self.grid.set_stranded(false);
+        }
         warn_about(&facts);
         self.store.migrate().await?;
         self.keeper.load().await?;

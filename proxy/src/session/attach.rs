@@ -169,6 +169,7 @@ impl<A: Answerer> Session<A> {
     fn attached(&mut self, reopened: Reopened) {
         self.me.set_upstream_key(reopened.key);
         self.io.upstream = Some(Box::new(reopened.link));
+        self.remembered = None;
         // Defaults may have changed meanwhile; the client is told as if they had changed while it was connected.
         if self.parameters != reopened.parameters {
             self.io

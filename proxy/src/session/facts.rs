@@ -2,12 +2,14 @@
 
 use super::answerer::{Answerer, Planned};
 use super::{End, Segment, Session, Tx};
+use crate::login::Secret;
 use crate::plan::{Effects, Isolation, SessionFacts};
 use crate::relay::expect::Expect;
 use ripen_cachestore::catalog::Epoch;
 use ripen_pg::ids::TypeOid;
 use ripen_pg::value::Settings;
 use ripen_pg::wire::frontend;
+use ripen_pg::wire::startup::Startup;
 use std::sync::Arc;
 
 /// See the module.
@@ -215,8 +217,13 @@ impl<A: Answerer> Session<A> {
             return Ok(());
         }
         if self.io.upstream.is_none() && !self.attach_quietly().await {
+            if let Some(remembered) = &self.remembered {
+                self.known.learn(&remembered.facts);
+                self.known.epoch = epoch;
+            }
             return Ok(());
         }
+        let startup = self.startup.take();
         frontend::query(self.upstream(), PROBE.as_bytes());
         self.relay.awaited.push(Expect::Own);
         self.wants_own = true;
@@ -229,10 +236,24 @@ impl<A: Answerer> Session<A> {
         self.wants_own = false;
         self.known.epoch = epoch;
         match answer.row {
-            Some(row) => self.known.learn(&row),
+            Some(row) => {
+                self.known.learn(&row);
+                self.remember_login(startup, &row);
+            }
             None => self.known.learn_nothing(),
         }
         Ok(())
+    }
+
+    /// The first settings of a session are those of its login.
+    fn remember_login(&self, startup: Option<Startup>, facts: &[Option<String>]) {
+        if let Some(startup) = startup
+            && self.identity.secret == Secret::None
+        {
+            self.front
+                .logins
+                .remember(&startup, &self.parameters, facts);
+        }
     }
 
     /// What to do with a text, by what is known now.
