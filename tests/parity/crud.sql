@@ -109,3 +109,15 @@ SELECT * FROM crud WHERE id = 2
 DROP TABLE crud
 
 SELECT * FROM crud WHERE id = 2
+
+CREATE TABLE excluded (key int PRIMARY KEY, data text)
+
+INSERT INTO excluded VALUES (1, '1')
+
+INSERT INTO excluded VALUES (1, '2') ON CONFLICT (key) DO UPDATE SET data = excluded.data RETURNING *
+
+INSERT INTO excluded AS target VALUES (1, '2') ON CONFLICT (key) DO UPDATE SET data = excluded.data RETURNING *
+
+INSERT INTO excluded AS target VALUES (1, '3') ON CONFLICT (key) DO UPDATE SET data = target.data RETURNING *
+
+DROP TABLE excluded

@@ -215,6 +215,11 @@ fn conflict(
     }
     match pb::OnConflictAction::try_from(clause.action) {
         Ok(pb::OnConflictAction::OnconflictNothing) => Ok(Conflict::Nothing),
+        // Postgres calls that ambiguous.
+        Ok(pb::OnConflictAction::OnconflictUpdate) if compiler.qualifier == "excluded" => refuse(
+            "conflict",
+            "the table goes by the name of the row that was to be inserted",
+        ),
         Ok(pb::OnConflictAction::OnconflictUpdate) if clause.infer.is_some() => {
             compiler.excluded = true;
             let change = change(
