@@ -67,19 +67,20 @@ impl std::fmt::Debug for Secret {
 pub(crate) async fn login<A>(
     front: &Front<A>,
     registered: &mut Registered,
-    client: Link<ClientStream>,
+    mut client: Link<ClientStream>,
     packet: Bytes,
     startup: Option<Startup>,
 ) -> Option<LoggedIn> {
     let mut upstream = match connect(front).await {
         Ok(stream) => Link::new(stream),
-        Err(error) => match let_in(front, registered, client, &packet, startup) {
-            Ok(logged_in) => return Some(logged_in),
-            Err(mut client) => {
+        Err(error) => {
+            let known = startup.and_then(|startup| known(front, startup));
+            let Some((startup, remembered)) = known else {
                 refuse(&mut client, &error).await;
                 return None;
-            }
-        },
+            };
+            return Some(let_in(registered, client, &packet, startup, remembered));
+        }
     };
     upstream.output.put_slice(&packet);
     if let Some(startup) = &startup {
@@ -127,24 +128,21 @@ fn introduce(registered: &Registered, startup: &Startup) {
     );
 }
 
-/// Lets a client in while Postgres is away, if Postgres has let in its like without asking for anything. Gives it back if not.
-fn let_in<A>(
-    front: &Front<A>,
+/// What is known of such a login, if Postgres has let in its like without asking for anything.
+fn known<A>(front: &Front<A>, startup: Startup) -> Option<(Startup, Remembered)> {
+    let here = !startup.is_replication() && (startup.major, startup.minor) == PROTOCOL_3_0;
+    let remembered = here.then(|| front.logins.recall(&startup))??;
+    Some((startup, remembered))
+}
+
+/// Lets a client in while Postgres is away.
+fn let_in(
     registered: &mut Registered,
     mut client: Link<ClientStream>,
     packet: &[u8],
-    startup: Option<Startup>,
-) -> Result<LoggedIn, Link<ClientStream>> {
-    let known = |startup: &Startup| {
-        let here = !startup.is_replication() && (startup.major, startup.minor) == PROTOCOL_3_0;
-        here.then(|| front.logins.recall(startup)).flatten()
-    };
-    let Some((startup, remembered)) = startup.and_then(|startup| {
-        let remembered = known(&startup)?;
-        Some((startup, remembered))
-    }) else {
-        return Err(client);
-    };
+    startup: Startup,
+    remembered: Remembered,
+) -> LoggedIn {
     introduce(registered, &startup);
     let parameters = remembered.parameters(&startup);
     let out = &mut client.output;
@@ -157,7 +155,7 @@ fn let_in<A>(
     );
     backend::backend_key_data(out, pid, &secret);
     registered.set_client_key(Bytes::from([&pid.to_be_bytes()[..], &secret].concat()));
-    Ok(LoggedIn {
+    LoggedIn {
         io: Io {
             client,
             upstream: None,
@@ -169,7 +167,7 @@ fn let_in<A>(
         parameters,
         startup: Some(startup),
         remembered: Some(remembered),
-    })
+    }
 }
 
 /// Opens a connection to Postgres, in bounded time.
