@@ -78,6 +78,8 @@ pub(crate) struct Session<A: Answerer> {
     wants_own: bool,
     /// Whether a new connection to Postgres would lack something that this session has left there.
     pinned: bool,
+    /// What is handled now was planned by settings that are not those of the connection.
+    unsure: bool,
     parking: Option<Parking>,
     /// The ParameterStatus messages that came with the connection.
     parameters: Bytes,
@@ -170,6 +172,7 @@ impl<A: Answerer> Session<A> {
             own: None,
             wants_own: false,
             pinned: false,
+            unsure: false,
             parking: park_after.map(Parking::new),
             parameters: logged_in.parameters,
             asked: false,

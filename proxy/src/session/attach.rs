@@ -137,6 +137,7 @@ impl<A: Answerer> Session<A> {
         match reopened {
             Ok(reopened) => {
                 self.attached(reopened);
+                self.compare().await?;
                 Ok(true)
             }
             Err(error) if self.tx == Tx::Idle && self.identity.secret != Secret::Unrepeatable => {

@@ -10,12 +10,15 @@ use ripen_pg::ids::TypeOid;
 use ripen_pg::value::Settings;
 use ripen_pg::wire::frontend;
 use ripen_pg::wire::startup::Startup;
+use std::hash::BuildHasher;
 use std::sync::Arc;
 
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Known {
     facts: SessionFacts,
+    /// Of the row that told them.
+    digest: u64,
     /// Counts the changes of `facts`: plans of another version must be made anew.
     pub(crate) version: u64,
     /// Something may have changed since.
@@ -36,6 +39,7 @@ impl Default for Known {
     fn default() -> Known {
         Known {
             facts: nothing_known(),
+            digest: 0,
             version: 0,
             stale: true,
             epoch: Epoch::default(),
@@ -195,9 +199,14 @@ impl Known {
             plain_settings: plain && search_path.is_some(),
             search_path: without_temporary(search_path.unwrap_or_default()),
         };
+        self.digest = digest(row);
         self.version += 1;
         self.stale = false;
     }
+}
+
+fn digest(row: &[Option<String>]) -> u64 {
+    foldhash::fast::FixedState::default().hash_one(row)
 }
 
 fn without_temporary(mut path: Vec<String>) -> Vec<String> {
@@ -224,6 +233,20 @@ impl<A: Answerer> Session<A> {
             return Ok(());
         }
         let startup = self.startup.take();
+        let row = self.probe().await?;
+        self.known.epoch = epoch;
+        match row {
+            Some(row) => {
+                self.known.learn(&row);
+                self.remember_login(startup, &row);
+            }
+            None => self.known.learn_nothing(),
+        }
+        Ok(())
+    }
+
+    /// `None`: Postgres refuses to tell.
+    async fn probe(&mut self) -> Result<Option<Vec<Option<String>>>, End> {
         frontend::query(self.upstream(), PROBE.as_bytes());
         self.relay.awaited.push(Expect::Own);
         self.wants_own = true;
@@ -234,14 +257,21 @@ impl<A: Answerer> Session<A> {
             self.wait_upstream().await?;
         };
         self.wants_own = false;
-        self.known.epoch = epoch;
-        match answer.row {
-            Some(row) => {
-                self.known.learn(&row);
-                self.remember_login(startup, &row);
-            }
+        Ok(answer.row)
+    }
+
+    /// A connection was opened in the place of another. Should the settings that it begins with be others (ALTER ROLE … SET), then what was planned by
+    /// the old ones may mean anything.
+    pub(super) async fn compare(&mut self) -> Result<(), End> {
+        if self.known.stale || !self.front.answerer.plans() {
+            return Ok(());
+        }
+        match self.probe().await? {
+            Some(row) if digest(&row) == self.known.digest => return Ok(()),
+            Some(row) => self.known.learn(&row),
             None => self.known.learn_nothing(),
         }
+        self.unsure = true;
         Ok(())
     }
 

@@ -127,6 +127,7 @@ impl<A: Answerer> Session<A> {
         if !self.front.answerer.plans() {
             return Ok(true);
         }
+        let plan = if self.unsure { &*UNKNOWN } else { plan };
         self.known.note(&plan.effects);
         self.pinned |= super::attach::pins(plan);
         let snapshot = self

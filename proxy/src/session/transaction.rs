@@ -49,6 +49,7 @@ impl<A: Answerer> Session<A> {
         }
         self.segment = Segment::Here;
         self.skipping = false;
+        self.unsure = false;
         self.asked = false;
         self.may_wait = false;
         self.copies = Copies::default();

@@ -127,6 +127,29 @@ fn an_idle_session_without_state_keeps_no_backend() {
 }
 
 #[test]
+fn settings_that_came_while_a_session_was_parked_are_noticed_by_its_first_statement() {
+    let proxy = parking("parked_settings");
+    let mut raw = Raw::connect_to(proxy.port, "parked_settings");
+    let count = "SELECT count(*) FROM other";
+    assert_eq!(raw.value(count), "0");
+    let mut entered = || {
+        let mut calls = proxy.front.answerer.calls();
+        calls.retain(|call| call.starts_with("enter"));
+        calls
+    };
+    assert_eq!(entered(), ["enter Select 0 OfStatement"]);
+    wait_for(|| backends("parked_settings") == "0");
+    assert_eq!(raw.value(count), "0");
+    assert_eq!(entered(), ["enter Select 0 OfStatement"]);
+    let other = "CREATE SCHEMA hidden; CREATE TABLE hidden.other AS SELECT 1 AS id;
+        ALTER DATABASE parked_settings SET search_path = hidden, public";
+    Raw::connect_to(postgres().port, "parked_settings").query(other);
+    wait_for(|| backends("parked_settings") == "0");
+    assert_eq!(raw.value(count), "1");
+    assert_eq!(entered()[0][..13], *"enter Unknown");
+}
+
+#[test]
 fn a_login_alone_keeps_no_backend_for_long() {
     let proxy = remembering_with("logs_in", SETUP, &REMEMBERED, |front| {
         front.park_after = Some(Duration::from_secs(3600));
