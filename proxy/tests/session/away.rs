@@ -132,7 +132,7 @@ fn settings_that_came_while_a_session_was_parked_are_noticed_by_its_first_statem
     let mut raw = Raw::connect_to(proxy.port, "parked_settings");
     let count = "SELECT count(*) FROM other";
     assert_eq!(raw.value(count), "0");
-    let mut entered = || {
+    let entered = || {
         let mut calls = proxy.front.answerer.calls();
         calls.retain(|call| call.starts_with("enter"));
         calls
