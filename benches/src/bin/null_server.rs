@@ -4,8 +4,11 @@
 
 use anyhow::{Context, Result};
 use bytes::{Buf, BufMut, BytesMut};
+use std::net::TcpListener;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
+use tokio::runtime::Builder;
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
 const ROW_DESCRIPTION: &[u8] =
     b"T\0\0\0\x21\0\x01abalance\0\0\0\x40\x06\0\x03\0\0\0\x17\0\x04\xff\xff\xff\xff\0\0";
@@ -13,19 +16,37 @@ const ROW_AND_TAG: &[u8] = b"D\0\0\0\x0b\0\x01\0\0\0\x010C\0\0\0\x0dSELECT 1\0";
 const READY: &[u8] = b"Z\0\0\0\x05I";
 const STARTUP_BYTES_MAX: usize = 10_000;
 
-#[tokio::main]
-async fn main() -> Result<()> {
+fn main() -> Result<()> {
     let port: u16 = std::env::args()
         .nth(1)
         .context("usage: null_server PORT")?
         .parse()?;
-    let listener = TcpListener::bind(("127.0.0.1", port)).await?;
-    loop {
-        let (stream, _) = listener.accept().await?;
+    let threads = std::thread::available_parallelism()?.get();
+    let threads: Vec<_> = (0..threads).map(|_| thread()).collect();
+    let listener = TcpListener::bind(("127.0.0.1", port))?;
+    for to in threads.iter().cycle() {
+        let (stream, _) = listener.accept()?;
         stream.set_nodelay(true)?;
-        // A client that goes away in the middle is no matter here.
-        tokio::spawn(serve(stream));
+        stream.set_nonblocking(true)?;
+        to.send(stream)?;
     }
+    Ok(())
+}
+
+/// A thread that serves what it is sent, as Ripen's threads do.
+fn thread() -> UnboundedSender<std::net::TcpStream> {
+    let (to, mut streams) = unbounded_channel();
+    std::thread::spawn(move || -> Result<()> {
+        let runtime = Builder::new_current_thread().enable_io().build()?;
+        runtime.block_on(async {
+            while let Some(stream) = streams.recv().await {
+                // A client that goes away in the middle is no matter here.
+                tokio::spawn(serve(TcpStream::from_std(stream)?));
+            }
+            Ok(())
+        })
+    });
+    to
 }
 
 async fn serve(mut stream: TcpStream) -> Result<()> {
