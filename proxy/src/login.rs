@@ -98,12 +98,19 @@ pub(crate) async fn login<A>(
         asked: None,
         // What is no startup packet may be closed on without a word.
         refused: startup.is_none(),
+        denied: false,
         broken: false,
     };
-    tokio::select! {
-        done = login.run(registered) => done?,
+    let done = tokio::select! {
+        done = login.run(registered) => done,
         () = front.kill.cancelled() => return None,
     };
+    if let Some(startup) = &startup
+        && (login.denied || login.secret != Secret::None)
+    {
+        front.logins.forget(startup);
+    }
+    done?;
     let identity = Identity {
         packet: Bytes::copy_from_slice(&packet),
         secret: login.secret,
@@ -226,6 +233,8 @@ struct Login {
     asked: Option<u32>,
     /// Postgres has said why not.
     refused: bool,
+    /// It does not want this user, or does not have it or its database; not only now.
+    denied: bool,
     /// Something came that cannot belong to a login.
     broken: bool,
 }
@@ -271,7 +280,10 @@ impl Login {
             let body = frame.slice(HEADER_BYTES.min(whole)..);
             match tag {
                 b'Z' => return true,
-                b'E' => self.refused = true,
+                b'E' => {
+                    self.refused = true;
+                    self.denied |= backend::decode_error(&body).is_ok_and(|error| denies(&error));
+                }
                 b'S' => self.parameters.extend_from_slice(&frame),
                 b'R' => {
                     let code = body.clone().try_get_u32().unwrap_or(0);
@@ -318,6 +330,14 @@ impl Login {
 const CLEARTEXT: u32 = 3;
 const SASL: u32 = 10;
 const SASL_FINAL: u32 = 12;
+
+/// Invalid authorization, or no such database.
+fn denies(error: &ErrorFields) -> bool {
+    let state = error.state();
+    ["28", "3D"]
+        .iter()
+        .any(|class| state.as_str().starts_with(class))
+}
 
 /// Whether the client has to answer this authentication request.
 fn asks(code: u32) -> bool {

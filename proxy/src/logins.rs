@@ -55,6 +55,15 @@ impl Logins {
         }
     }
 
+    /// Postgres asks such a client for a secret now, or refuses it.
+    pub(crate) fn forget(&self, startup: &Startup) {
+        if let Some(key) = key(startup)
+            && self.known.lock().remove(&key).is_some()
+        {
+            self.changed.store(true, Ordering::SeqCst);
+        }
+    }
+
     /// What to tell a client that logs in while Postgres is away; `None`: only Postgres can let it in.
     pub(crate) fn recall(&self, startup: &Startup) -> Option<Remembered> {
         self.known.lock().get(&key(startup)?).cloned()
@@ -127,6 +136,9 @@ mod tests {
         assert_eq!(statuses(&told)[1].1, "UTC");
         let other = Startup::new([("user", "app"), ("options", "-c search_path=x")]);
         assert_eq!(restored.recall(&other), None);
+        restored.forget(&again);
+        assert_eq!(restored.recall(&first), None);
+        assert!(restored.changes().is_some());
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 const SCHEMA: &str = "CREATE TABLE t (id int PRIMARY KEY, v int NOT NULL, w int NOT NULL);
     INSERT INTO t SELECT g, 0, 7 FROM generate_series(1, 20) g;
-    CREATE ROLE asked LOGIN PASSWORD 'x'";
+    CREATE ROLE asked LOGIN PASSWORD 'x'; CREATE ROLE banned LOGIN";
 
 const SETTINGS: &[(&str, &str)] = &[
     ("write_behind", "public.*"),
@@ -47,9 +47,16 @@ async fn new_clients_are_served_while_postgres_is_away() -> anyhow::Result<()> {
     pair.proxied
         .batch_execute("UPDATE t SET v = 1 WHERE id = 1")
         .await?;
+    let banned = pair.ripen.url().replace("postgres@", "banned@");
+    drop(ripen_tests::postgres::connect(&banned).await?);
+    let ban = "ALTER ROLE banned NOLOGIN";
+    pair.direct.batch_execute(ban).await?;
+    ensure!(ripen_tests::postgres::connect(&banned).await.is_err());
     pair.postgres.stop(Stop::Immediate).await?;
     ensure!(value(&pair, 1).await? == (1, 7));
     ensure!(value(&pair, 3).await? == (0, 7));
+    let let_in = ripen_tests::postgres::connect(&banned).await.is_ok();
+    ensure!(!let_in, "Postgres has refused it since");
     let client = pair.ripen.connect().await?;
     let changed = client
         .execute("UPDATE t SET v = v + 1 WHERE id = 1", &[])
