@@ -36,7 +36,7 @@ pub const GLOBAL: &[Key<Config>] = keys! { Config;
     upstream: "URL of the system of record: postgres://user:password@host:port/database", UpstreamUrl::parse, ToString::to_string;
     listen: "host:port for clients", parse_address, String::clone;
     admin_listen: "host:port for /metrics, /live and /ready over HTTP", parse_address, String::clone;
-    data_dir: "folder of the log", parse_path, show_path;
+    data_dir: "folder of the log, and of what a start without Postgres needs", parse_path, show_path;
     write_behind: "tables whose writes are queued: patterns such as public.sessions, app.*", TablePattern::parse_list, show_patterns;
     durability: "when a write is acknowledged: fsync or memory", parse_durability, show_durability;
     memory_max: "bound on the resident memory of the process; clean rows are evicted above it", parse_positive_bytes, |v: &u64| show_bytes(*v);
