@@ -9,7 +9,7 @@ use ripen_pg::wire::backend;
 use ripen_pg::wire::startup::Startup;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use tokio::sync::Notify;
 
 /// What Postgres told such a client.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,7 +24,7 @@ pub struct Remembered {
 #[derive(Debug, Default)]
 pub struct Logins {
     known: Mutex<HashMap<BTreeMap<String, String>, Remembered>>,
-    changed: AtomicBool,
+    changed: Notify,
 }
 
 /// What decides about a login and its settings: everything in the startup packet but the name that the program gives itself.
@@ -51,7 +51,7 @@ impl Logins {
         let room = known.len() < limits::LOGINS_REMEMBERED_MAX || known.contains_key(&key);
         if room && known.get(&key) != Some(&remembered) {
             known.insert(key, remembered);
-            self.changed.store(true, Ordering::SeqCst);
+            self.changed.notify_one();
         }
     }
 
@@ -60,7 +60,7 @@ impl Logins {
         if let Some(key) = key(startup)
             && self.known.lock().remove(&key).is_some()
         {
-            self.changed.store(true, Ordering::SeqCst);
+            self.changed.notify_one();
         }
     }
 
@@ -69,12 +69,16 @@ impl Logins {
         self.known.lock().get(&key(startup)?).cloned()
     }
 
-    /// As bytes for [`Logins::restore`], if anything has changed since it was last asked.
-    pub fn changes(&self) -> Option<Vec<u8>> {
-        let changed = self.changed.swap(false, Ordering::SeqCst);
+    /// Resolves when something has changed since it was last asked. Cancel safe.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    /// As bytes for [`Logins::restore`].
+    pub fn all(&self) -> Vec<u8> {
         let known = self.known.lock();
         let all: Vec<_> = known.iter().collect();
-        changed.then(|| serde_json::to_vec(&all).expect("texts are JSON"))
+        serde_json::to_vec(&all).expect("texts are JSON")
     }
 
     /// Takes in what an earlier process has left. Bytes that make no sense say nothing.
@@ -116,6 +120,7 @@ fn statuses(mut frames: &[u8]) -> Vec<(String, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use futures_util::FutureExt;
 
     #[test]
     fn a_login_is_known_again_by_all_but_the_programs_name() {
@@ -126,8 +131,9 @@ mod tests {
         backend::parameter_status(&mut frames, b"TimeZone", b"UTC");
         logins.remember(&first, &frames, &[Some("app".to_owned()), None]);
         let restored = Logins::default();
-        restored.restore(&logins.changes().unwrap());
-        assert_eq!(logins.changes(), None, "nothing new");
+        assert!(logins.changed().now_or_never().is_some());
+        assert!(logins.changed().now_or_never().is_none(), "nothing new");
+        restored.restore(&logins.all());
         let again = Startup::new([("application_name", "two"), ("user", "app")]);
         let known = restored.recall(&again).unwrap();
         assert_eq!(known.facts, [Some("app".to_owned()), None]);
@@ -138,7 +144,7 @@ mod tests {
         assert_eq!(restored.recall(&other), None);
         restored.forget(&again);
         assert_eq!(restored.recall(&first), None);
-        assert!(restored.changes().is_some());
+        assert!(restored.changed().now_or_never().is_some());
     }
 
     #[test]

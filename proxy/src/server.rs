@@ -241,7 +241,7 @@ impl Server {
             attention: attention.clone(),
             readiness: self.readiness.clone(),
             migrated: migrated.clone(),
-            memo: Memo::open(&self.config.data_dir, self.logins.clone()),
+            memo: Memo::new(&self.config.data_dir),
             young: Default::default(),
         };
         let follower = Follower {
@@ -258,7 +258,11 @@ impl Server {
         let keeper = self.keeper.clone().run(stop());
         let hot_cache = self.hot_cache(follower, migrated);
         let memory = memory::keep_within(self.config.memory_max, self.grid.clone(), stop());
+        let folder = self.config.data_dir.clone();
+        memo::recall_logins(&folder, &self.logins);
+        let logins = memo::keep_logins(folder, self.logins.clone(), stop());
         let tasks = &self.tasks;
+        tasks.spawn(logins);
         tasks.spawn(essential("upkeep", upkeep.run(stop()), broken()));
         tasks.spawn(essential("catalog", keeper, broken()));
         tasks.spawn(essential("marks", marks, broken()));

@@ -7,6 +7,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
 
 const CATALOG: &str = "catalog.json";
 const LOGINS: &str = "logins.json";
@@ -14,19 +15,14 @@ const LOGINS: &str = "logins.json";
 /// See the module.
 pub struct Memo {
     folder: PathBuf,
-    logins: Arc<Logins>,
     saved: Epoch,
 }
 
 impl Memo {
-    /// The memo in that folder. `logins` learn what it says of them.
-    pub fn open(folder: &Path, logins: Arc<Logins>) -> Memo {
-        if let Ok(bytes) = fs::read(folder.join(LOGINS)) {
-            logins.restore(&bytes);
-        }
+    /// The memo in that folder.
+    pub fn new(folder: &Path) -> Memo {
         Memo {
             folder: folder.to_owned(),
-            logins,
             saved: Epoch::default(),
         }
     }
@@ -36,24 +32,40 @@ impl Memo {
         Catalog::recall(&fs::read(self.folder.join(CATALOG)).ok()?)
     }
 
-    /// Writes what has changed. Not cancel safe: dropped, it may be written or not.
+    /// Writes the catalog if it is a new one. Not cancel safe: dropped, it may be written or not.
     pub async fn save(&mut self, catalog: Arc<Catalog>) {
-        let folder = self.folder.clone();
-        let logins = self.logins.changes();
-        let changed = catalog.is_loaded() && catalog.epoch != self.saved;
-        if !changed && logins.is_none() {
+        if !catalog.is_loaded() || catalog.epoch == self.saved {
             return;
         }
         self.saved = catalog.epoch;
-        let saving = tokio::task::spawn_blocking(move || {
-            if changed {
-                replace(&folder, CATALOG, &catalog.remember())?;
-            }
-            logins.map_or(Ok(()), |logins| replace(&folder, LOGINS, &logins))
-        });
-        if let Ok(Err(error)) = saving.await {
-            tracing::warn!(%error, "cannot write to the data folder what a start without Postgres would need");
-        }
+        write(&self.folder, CATALOG, move || catalog.remember()).await;
+    }
+}
+
+/// Tells `logins` what the last process knew of them.
+pub fn recall_logins(folder: &Path, logins: &Logins) {
+    if let Ok(bytes) = fs::read(folder.join(LOGINS)) {
+        logins.restore(&bytes);
+    }
+}
+
+/// Writes the logins down as soon as there is a new one, until stopped.
+pub async fn keep_logins(folder: PathBuf, logins: Arc<Logins>, stop: CancellationToken) {
+    while stop.run_until_cancelled(logins.changed()).await.is_some() {
+        let logins = logins.clone();
+        write(&folder, LOGINS, move || logins.all()).await;
+    }
+}
+
+async fn write(
+    folder: &Path,
+    name: &'static str,
+    bytes: impl FnOnce() -> Vec<u8> + Send + 'static,
+) {
+    let folder = folder.to_owned();
+    let writing = tokio::task::spawn_blocking(move || replace(&folder, name, &bytes()));
+    if let Ok(Err(error)) = writing.await {
+        tracing::warn!(%error, name, "cannot write to the data folder what a start without Postgres would need");
     }
 }
 
@@ -79,7 +91,7 @@ mod tests {
     #[tokio::test]
     async fn a_catalog_comes_back_as_a_remembered_one() {
         let folder = tempfile::tempdir().unwrap();
-        let mut memo = Memo::open(folder.path(), Arc::default());
+        let mut memo = Memo::new(folder.path());
         assert!(memo.catalog().is_none());
         let catalog = Catalog {
             epoch: Epoch(3),

@@ -116,6 +116,7 @@ impl Upkeep {
         self.migrated.notify_one();
         let mut catalogs = self.keeper.watch();
         loop {
+            self.memo.save(self.keeper.catalog()).await;
             match self.serve_tables().await {
                 Ok(()) => self.note_served(patience),
                 Err(error) => {
@@ -123,7 +124,6 @@ impl Upkeep {
                 }
             }
             self.sweep();
-            self.memo.save(self.keeper.catalog()).await;
             if let Err(error) = self.grid.load_bases().await {
                 tracing::debug!(%error, "rows below pending changes are not loaded yet");
             }
