@@ -556,13 +556,10 @@ impl Rows {
 
     /// See [`Slot::show_as_decided`]; for all rows.
     pub fn show_as_decided(&self, show: bool) {
-        match show {
-            true => self.change_where(|_| true, |slot| slot.show_as_decided(true)),
-            false => self.change_where(|_| true, |slot| slot.show_as_decided(false)),
-        }
+        self.change_where(|_| true, |slot| slot.show_as_decided(show));
     }
 
-    fn change_where(&self, chosen: impl Fn(&RowId) -> bool, change: fn(&mut Slot)) {
+    fn change_where(&self, chosen: impl Fn(&RowId) -> bool, change: impl Fn(&mut Slot)) {
         for shard in &self.shards {
             shard.write().change_all(|row, slot| {
                 if chosen(row) {

@@ -2,6 +2,7 @@
 
 use crate::postgres::{self, Options, Postgres};
 use crate::ripen::Ripen;
+use anyhow::{Context, ensure};
 use tokio_postgres::Client;
 
 /// A Postgres, a Ripen in front of it, and a connection to each.
@@ -62,4 +63,18 @@ impl Pair {
     pub async fn connect_direct(&self) -> anyhow::Result<Client> {
         postgres::connect(&self.postgres.url()).await
     }
+}
+
+/// Runs a write that must be queued.
+///
+/// # Errors
+/// When it fails or passes through.
+pub async fn queue(client: &Client, sql: &str) -> anyhow::Result<()> {
+    client
+        .batch_execute(sql)
+        .await
+        .with_context(|| sql.to_owned())?;
+    let route = client.query_one("SHOW ripen.route", &[]).await?;
+    ensure!(route.get::<_, &str>(0) == "write", "{sql}: {route:?}");
+    Ok(())
 }

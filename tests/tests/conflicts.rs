@@ -2,6 +2,7 @@
 //! a dead letter. Without such a change nothing is, whatever the types.
 
 use anyhow::ensure;
+use ripen_tests::pair::queue;
 use ripen_tests::{Pair, wait};
 use tokio_postgres::Client;
 
@@ -12,13 +13,6 @@ const SETTINGS: &[(&str, &str)] = &[
 ];
 
 const SCHEMA: &str = "CREATE TABLE t (id int PRIMARY KEY, v int NOT NULL, note text); INSERT INTO t SELECT g, 0, 'old' FROM generate_series(1, 20) g";
-
-async fn queue(client: &Client, sql: &str) -> anyhow::Result<()> {
-    client.batch_execute(sql).await?;
-    let route = client.query_one("SHOW ripen.route", &[]).await?;
-    ensure!(route.get::<_, &str>(0) == "write", "{sql}: {route:?}");
-    Ok(())
-}
 
 async fn row(client: &Client, id: i32) -> anyhow::Result<(i32, String)> {
     let row = client

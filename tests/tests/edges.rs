@@ -1,6 +1,7 @@
 //! Corners of the queue and the hot cache, each of which once lost, repeated or hid a write.
 
 use anyhow::{Context, ensure};
+use ripen_tests::pair::queue;
 use ripen_tests::postgres::Options;
 use ripen_tests::{Pair, Postgres, Ripen, wait};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -11,16 +12,6 @@ use tokio_postgres::Client;
 const SETTINGS: &[(&str, &str)] = &[("write_behind", "public.*"), ("write_delay", "1h")];
 
 const SCHEMA: &str = "CREATE TABLE t (id int PRIMARY KEY, a int NOT NULL, b int NOT NULL); INSERT INTO t SELECT g, 0, 0 FROM generate_series(1, 20) g";
-
-async fn queue(client: &Client, sql: &str) -> anyhow::Result<()> {
-    client
-        .batch_execute(sql)
-        .await
-        .with_context(|| sql.to_owned())?;
-    let route = client.query_one("SHOW ripen.route", &[]).await?;
-    ensure!(route.get::<_, &str>(0) == "write", "{sql}: {route:?}");
-    Ok(())
-}
 
 async fn row(client: &Client, id: i32) -> anyhow::Result<(i32, i32)> {
     let row = client

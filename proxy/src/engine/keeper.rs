@@ -73,10 +73,7 @@ impl Keeper {
 
     /// Uses the catalog of an earlier process until one can be read: this process has not reached Postgres yet.
     pub fn recall(&self, catalog: Catalog) {
-        let epoch = Epoch(self.epoch().0 + 1);
-        self.current.store(Arc::new(Catalog { epoch, ..catalog }));
-        self.epoch.store(epoch.0, Ordering::SeqCst);
-        self.changed.send_replace(epoch);
+        self.replace(catalog);
     }
 
     /// The system of record.
@@ -132,14 +129,16 @@ impl Keeper {
     }
 
     fn distrust(&self) {
-        let next = Epoch(self.epoch().0 + 1);
         self.fingerprint.lock().clear();
-        self.current.store(Arc::new(Catalog {
-            epoch: next,
-            ..Catalog::default()
-        }));
-        self.epoch.store(next.0, Ordering::SeqCst);
-        self.changed.send_replace(next);
+        self.replace(Catalog::default());
+    }
+
+    /// Without a reading.
+    fn replace(&self, catalog: Catalog) {
+        let epoch = Epoch(self.epoch().0 + 1);
+        self.current.store(Arc::new(Catalog { epoch, ..catalog }));
+        self.epoch.store(epoch.0, Ordering::SeqCst);
+        self.changed.send_replace(epoch);
     }
 
     /// Polls for changes made behind Ripen's back, until stopped. Errors are logged once per change of state: Postgres may be away.
