@@ -7,6 +7,7 @@ pub mod disk;
 mod error;
 mod health;
 mod index;
+mod jobs;
 mod limits;
 mod network;
 mod open;

@@ -5,6 +5,7 @@ use super::disk::LockGuard;
 use super::error::LogError;
 use super::health::Health;
 use super::index::SharedIndex;
+use super::jobs::Queue;
 use super::network::NoNetwork;
 use super::raft::{NODE, Types};
 use super::recovery::{ADVICE, Recovered, recover};
@@ -12,7 +13,7 @@ use super::segments::{Directory, Janitor};
 use super::snapshots::{Snapshot, Snapshots, newest};
 use super::state::State;
 use super::store::Store;
-use super::writer::{Queue, Writer};
+use super::writer::Writer;
 use openraft::impls::BasicNode;
 use openraft::{Config, Raft, SnapshotPolicy};
 use std::collections::BTreeMap;
@@ -233,12 +234,13 @@ fn consensus(error: impl std::fmt::Display) -> LogError {
 impl Threads {
     /// The lock lives as long as the thread.
     fn start(writer: Writer, lock: LockGuard) -> std::io::Result<Threads> {
-        let queue = Arc::new(Queue::default());
+        // There is one voter: while the disk syncs, nothing could be done but wait.
+        let queue = Arc::new(Queue::new(writer, true));
         let jobs = queue.clone();
         let writer = std::thread::Builder::new()
             .name("log-writer".to_owned())
             .spawn(move || {
-                writer.run(&jobs);
+                jobs.run();
                 drop(lock);
             })?;
         Ok(Threads { queue, writer })

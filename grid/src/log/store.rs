@@ -3,9 +3,10 @@
 use super::error::LogError;
 use super::health::Health;
 use super::index::{Found, Index, SharedIndex};
+use super::jobs::{Done, Job, NewRecord, Queue};
 use super::raft::{Id, LogId, RaftEntry, Types, Vote, encode_payload};
 use super::wal::Kind;
-use super::writer::{Done, Job, NewRecord, Queue};
+
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use std::fmt::Debug;
 use std::io;

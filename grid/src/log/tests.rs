@@ -3,6 +3,7 @@
 use super::disk::{Disk, SimDisk};
 use super::health::Health;
 use super::index::SharedIndex;
+use super::jobs::{Done, Job, NewRecord, Queue};
 use super::raft::{Id, Types, Vote};
 use super::recovery::recover;
 use super::segments::{self, Directory, Janitor};
@@ -10,7 +11,7 @@ use super::snapshots::Snapshots;
 use super::state::State;
 use super::store::Store;
 use super::wal::{Kind, Position, SegmentHeader};
-use super::writer::{Done, Job, NewRecord, Queue, Writer};
+use super::writer::Writer;
 use super::{Entry, LogIndex, Machine};
 use bytes::Bytes;
 use openraft::StorageError;
@@ -36,6 +37,7 @@ impl Machine for Nothing {
 /// Each store has a disk, small segments and a thread of its own.
 struct Stores {
     disk: SimDisk,
+    at_once: bool,
 }
 
 impl StoreBuilder<Types, Store, State> for Stores {
@@ -46,9 +48,9 @@ impl StoreBuilder<Types, Store, State> for Stores {
         let index = Arc::new(SharedIndex::new(recovered.index));
         let janitor = Janitor::start(directory.clone()).unwrap();
         let writer = Writer::new(1, true, index.clone(), None, janitor, health.clone());
-        let queue = Arc::new(Queue::default());
+        let queue = Arc::new(Queue::new(writer, self.at_once));
         let jobs = queue.clone();
-        std::thread::spawn(move || writer.run(&jobs));
+        std::thread::spawn(move || jobs.run());
         let snapshots = Arc::new(Snapshots::new(directory, 1, None));
         let state = State::new(Box::new(Nothing), true, snapshots, health.clone());
         Ok(((), Store::new(index, queue, health), state))
@@ -65,8 +67,10 @@ fn directory(disk: &SimDisk, path: &str) -> Directory {
 
 #[tokio::test]
 async fn storage_conforms_to_openraft() {
-    let disk = SimDisk::new();
-    Suite::test_all(Stores { disk }).await.unwrap();
+    for at_once in [false, true] {
+        let disk = SimDisk::new();
+        Suite::test_all(Stores { disk, at_once }).await.unwrap();
+    }
 }
 
 fn job(records: Vec<NewRecord>) -> Vec<Job> {

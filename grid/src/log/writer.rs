@@ -1,137 +1,17 @@
-//! The one thread that writes the log: drains a queue of jobs, writes them as one batch, syncs once, reports back. Never retries a failed write or sync,
-//! never reports success before what was asked is true.
+//! Writes the log: jobs that are handed in together are one batch, synced once. Never retries a failed write or sync. `jobs.rs` says who is told.
 
 use super::error::LogError;
 use super::health::{Health, add, raise};
 use super::index::{Segment, SharedIndex};
+use super::jobs::{Job, NewRecord};
 use super::limits::BUFFER_BYTES_KEPT;
-use super::raft::{Id, Types, Vote};
+use super::raft::{Id, Vote};
 use super::segments::{Chore, Janitor};
 use super::wal::{Kind, Position, Record, SegmentHeader};
-use bytes::Bytes;
-use openraft::storage::IOFlushed;
-use parking_lot::{Condvar, Mutex};
 use ripen_cachestore::failpoint::reach;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
-use tokio::sync::oneshot;
-
-/// A record to be written.
-pub(crate) struct NewRecord {
-    pub kind: Kind,
-    pub id: Id,
-    pub payload: Bytes,
-}
-
-impl NewRecord {
-    pub(crate) fn vote(vote: &Vote) -> NewRecord {
-        NewRecord {
-            kind: Kind::Vote,
-            id: Id {
-                term: vote.leader_id.term,
-                index: vote.leader_id.voted_for,
-            },
-            payload: Bytes::copy_from_slice(&[u8::from(vote.committed)]),
-        }
-    }
-
-    /// A record that says something about an entry, or (`None`) about all of them.
-    pub(crate) fn mark(kind: Kind, id: Option<Id>) -> NewRecord {
-        let all: &'static [u8] = if id.is_none() { &[1] } else { &[] };
-        NewRecord {
-            kind,
-            id: id.unwrap_or(Id { term: 0, index: 0 }),
-            payload: Bytes::from_static(all),
-        }
-    }
-
-    pub(crate) fn record(&self) -> Record<'_> {
-        Record {
-            kind: self.kind,
-            term: self.id.term,
-            index: self.id.index,
-            payload: &self.payload,
-        }
-    }
-}
-
-/// Records to be written together, and who waits for them.
-pub(crate) struct Job {
-    pub records: Vec<NewRecord>,
-    /// Synced even where durability does not ask for it: the files must not contradict each other.
-    pub must_sync: bool,
-    pub done: Done,
-}
-
-impl Job {
-    fn purges(&self) -> bool {
-        self.records
-            .iter()
-            .any(|record| record.kind == Kind::Purged)
-    }
-}
-
-/// Who waits.
-pub(crate) enum Done {
-    Raft(IOFlushed<Types>),
-    Task(oneshot::Sender<Result<(), LogError>>),
-}
-
-impl Done {
-    fn tell(self, result: Result<(), LogError>) {
-        match self {
-            Done::Raft(flushed) => flushed.io_completed(result.map_err(std::io::Error::other)),
-            // Whoever stopped waiting does not want to know.
-            Done::Task(waiting) => drop(waiting.send(result)),
-        }
-    }
-}
-
-/// Jobs on their way to the writer. Unbounded: Raft itself waits, and [`super::limits::ENTRIES_IN_FLIGHT`] bounds what it is given.
-#[derive(Default)]
-pub(crate) struct Queue {
-    state: Mutex<QueueState>,
-    changed: Condvar,
-}
-
-#[derive(Default)]
-struct QueueState {
-    jobs: Vec<Job>,
-    closed: bool,
-}
-
-impl Queue {
-    /// Hands a job over; gives it back if the writer has ended or will.
-    pub(crate) fn push(&self, job: Job) -> Result<(), Job> {
-        let mut state = self.state.lock();
-        if state.closed {
-            return Err(job);
-        }
-        state.jobs.push(job);
-        self.changed.notify_one();
-        Ok(())
-    }
-
-    /// Lets the writer end when it has done what is queued.
-    pub(crate) fn close(&self) {
-        self.state.lock().closed = true;
-        self.changed.notify_one();
-    }
-
-    /// Waits for jobs and takes them all; empty means closed.
-    fn take(&self) -> Vec<Job> {
-        let mut state = self.state.lock();
-        while state.jobs.is_empty() && !state.closed {
-            self.changed.wait(&mut state);
-        }
-        std::mem::take(&mut state.jobs)
-    }
-
-    fn is_empty(&self) -> bool {
-        self.state.lock().jobs.is_empty()
-    }
-}
 
 /// Room for what [`Writer::repeat_state`] writes.
 const STATE_BYTES: usize = 256;
@@ -195,27 +75,8 @@ impl Writer {
         }
     }
 
-    /// The thread's loop. Ends when the queue is closed and empty.
-    pub(crate) fn run(mut self, queue: &Queue) {
-        loop {
-            let jobs = queue.take();
-            if jobs.is_empty() {
-                return self.finish();
-            }
-            if let Err(error) = self.attempt(|writer| writer.write(&jobs)) {
-                return refuse(queue, jobs, &error);
-            }
-            jobs.into_iter().for_each(|job| job.done.tell(Ok(())));
-            if queue.is_empty()
-                && let Err(error) = self.attempt(Writer::seal)
-            {
-                return refuse(queue, Vec::new(), &error);
-            }
-        }
-    }
-
     /// A panic here would leave everybody waiting for ever.
-    fn attempt(
+    pub(crate) fn attempt(
         &mut self,
         act: impl FnOnce(&mut Writer) -> Result<(), LogError>,
     ) -> Result<(), LogError> {
@@ -227,7 +88,8 @@ impl Writer {
         result.map_err(|error| self.health.fail(error))
     }
 
-    fn finish(&mut self) {
+    /// The last thing that is done.
+    pub(crate) fn finish(&mut self) {
         // What was acknowledged is as durable as it was promised to be; this only makes the next start cheap and certain.
         let _ = self.attempt(|writer| {
             writer.sync()?;
@@ -290,7 +152,7 @@ impl Writer {
     }
 
     /// Writes, without syncing it, a record which shows that everything before it was synced. Damage to the last batch is then told from a torn write.
-    fn seal(&mut self) -> Result<(), LogError> {
+    pub(crate) fn seal(&mut self) -> Result<(), LogError> {
         let seal = NewRecord::mark(Kind::Committed, self.index.lock().committed);
         let fits = self.fits(seal.record().stored_bytes());
         if self.synced < self.at || self.sealed == self.at || !fits {
@@ -408,13 +270,4 @@ pub(crate) fn vote_of(record: &Record<'_>) -> Vote {
     let mut vote = Vote::new(record.term, record.index);
     vote.committed = record.payload == [1];
     vote
-}
-
-/// After a failure: nothing is written any more, everybody is told.
-fn refuse(queue: &Queue, jobs: Vec<Job>, error: &LogError) {
-    queue.close();
-    let late = queue.take();
-    for job in jobs.into_iter().chain(late) {
-        job.done.tell(Err(error.clone()));
-    }
 }
