@@ -13,6 +13,9 @@ impl Store {
         &self,
         backends: &[BackendPid],
     ) -> Result<Vec<(BackendPid, Option<String>)>, StoreError> {
+        if backends.is_empty() {
+            return Ok(Vec::new());
+        }
         let pids: Vec<i32> = backends.iter().map(|backend| backend.0).collect();
         let client = self.client().await?;
         let sql = "SELECT pid, backend_start::text FROM pg_stat_activity WHERE pid = ANY($1)";

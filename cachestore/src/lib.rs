@@ -11,6 +11,7 @@ pub mod flush;
 pub mod limits;
 pub mod load;
 pub mod migrate;
+pub mod prepared;
 pub mod progress;
 pub mod server;
 pub mod store;

@@ -3,8 +3,9 @@
 
 mod dead;
 mod errors;
+mod holds;
 pub mod keeper;
-pub mod lost;
+pub mod outliving;
 mod plans;
 pub mod publisher;
 mod status;
@@ -14,17 +15,17 @@ use crate::eval::{CommandTag, EvalError, Formats, Now, Params};
 use crate::metrics::{ClientStatus, Status};
 use crate::plan::{
     self, LocalCall, LocalPlan, Mode, PassPlan, Plan, ReadPlan, Reason, ScopeTemplate,
-    SessionFacts, TxControl, WritePlan,
+    SessionFacts, WritePlan,
 };
 use crate::session::answerer::{Answerer, Asker, Outcome, Planned, Refusal, Snapshot};
 use bytes::BytesMut;
 use keeper::Keeper;
-use lost::Lost;
+use outliving::Word;
 use plans::PlanCache;
-use publisher::{Publisher, Withdrawn};
+use publisher::Publisher;
 use ripen_cachestore::catalog::Relation;
 use ripen_grid::change::RowId;
-use ripen_grid::grid::{Grid, GridError, Hold};
+use ripen_grid::grid::{Grid, GridError};
 use ripen_grid::limits::LOAD_ATTEMPTS_MAX;
 use ripen_grid::rows::{Found, Read};
 use ripen_grid::scope::Scope;
@@ -39,6 +40,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 use tokio::sync::mpsc;
 
+pub use holds::Holds;
 pub use status::{Counters, Sources};
 
 /// The answerer of real sessions.
@@ -55,25 +57,17 @@ pub struct Engine {
     pub counters: Counters,
     plans: PlanCache,
     sources: OnceLock<Sources>,
-    lost: mpsc::UnboundedSender<Lost>,
-}
-
-/// What a session's transaction in Postgres holds: ownership of scopes, and what must happen before its end is acknowledged.
-#[derive(Default)]
-pub struct Holds {
-    holds: Vec<Hold>,
-    withdrawn: Vec<Withdrawn>,
-    catalog_changes: bool,
+    outliving: mpsc::UnboundedSender<Word>,
 }
 
 impl Engine {
     /// An engine over these parts.
-    /// `lost`: where transactions go whose connection was lost, see [`lost::release_lost`].
+    /// `outliving`: where transactions go that outlive their sessions, see [`outliving::end_outliving`].
     pub fn new(
         grid: Arc<Grid>,
         keeper: Arc<Keeper>,
         config: Arc<Config>,
-        lost: mpsc::UnboundedSender<Lost>,
+        outliving: mpsc::UnboundedSender<Word>,
     ) -> Engine {
         let publisher = Publisher::new(keeper.store().clone(), grid.clone());
         Engine {
@@ -84,7 +78,7 @@ impl Engine {
             counters: Counters::default(),
             plans: PlanCache::default(),
             sources: OnceLock::new(),
-            lost,
+            outliving,
         }
     }
 
@@ -208,27 +202,6 @@ impl Engine {
         let catalog = self.keeper.catalog();
         let now = catalog.relations.get(&relation.oid);
         now.is_some_and(|now| Arc::ptr_eq(now, relation))
-    }
-
-    /// Published tables that the statement may leave without replica identity are taken out first; they are held by now.
-    async fn withdraw(&self, plan: &PassPlan, holds: &mut Holds) {
-        let tables = plan.effects.unpublish.iter().copied();
-        let tables: BTreeSet<TableOid> = tables.filter(|table| self.cached(*table)).collect();
-        if !tables.is_empty() {
-            holds.withdrawn.push(self.publisher.withdraw(tables).await);
-        }
-    }
-
-    /// The transaction has ended in Postgres.
-    async fn end(&self, holds: Holds, changed: bool) {
-        // Before the catalog is read: that wakes the upkeep, which puts back what may be.
-        drop(holds.withdrawn);
-        if holds.catalog_changes && changed {
-            self.keeper.reload().await;
-        }
-        for hold in holds.holds {
-            self.grid.release(hold, changed);
-        }
     }
 
     async fn barrier(&self, scope: &Scope) -> Result<(), ErrorFields> {
@@ -411,31 +384,7 @@ impl Answerer for Engine {
         snapshot: Snapshot,
         holds: &mut Holds,
     ) -> Result<(), ErrorFields> {
-        self.counters.passed(&plan.reason);
-        holds.catalog_changes |= plan.effects.ddl || plan.effects.grants;
-        let writes = self.scope(&plan.writes, params, asker.settings);
-        if !writes.is_nothing() && !holds.holds.iter().any(|hold| hold.covers(&writes)) {
-            let hold = match plan.effects.transaction[..] {
-                // The flush may be waiting for rows that this very command sets free.
-                [TxControl::EndPrepared] => self.grid.seize(writes),
-                _ => {
-                    let hold = self.grid.hold(writes).await;
-                    hold.map_err(|error| errors::of_grid(&error))?
-                }
-            };
-            holds.holds.push(hold);
-        }
-        self.withdraw(plan, holds).await;
-        let reads = match snapshot {
-            Snapshot::OfStatement => self.scope(&plan.reads, params, asker.settings),
-            Snapshot::First => Scope::Everything,
-            // Constraints look at the newest rows, whatever the snapshot.
-            Snapshot::Taken if !plan.writes.is_nothing() => {
-                self.scope(&plan.reads, params, asker.settings)
-            }
-            Snapshot::Taken => Scope::Nothing,
-        };
-        self.barrier(&reads).await
+        self.take_holds(asker, plan, params, snapshot, holds).await
     }
 
     fn may_lag(&self, plan: &PassPlan) -> bool {
@@ -461,12 +410,7 @@ impl Answerer for Engine {
     }
 
     async fn leave(&self, holds: Holds, outcome: Outcome) {
-        match outcome {
-            Outcome::Committed | Outcome::Unknown(None) => self.end(holds, true).await,
-            Outcome::RolledBack => self.end(holds, false).await,
-            // At a stop nobody takes it, and dropping it ends the holds.
-            Outcome::Unknown(Some(backend)) => drop(self.lost.send(Lost::new(holds, backend))),
-        }
+        self.give_back(holds, outcome).await;
     }
 
     async fn local(

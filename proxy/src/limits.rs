@@ -92,8 +92,8 @@ pub const EXPIRY_MIN: Duration = Duration::from_millis(100);
 /// counts as ready without its cache, for it is a correct proxy all the same.
 pub const READY_WAIT: Duration = Duration::from_secs(10);
 
-/// How often Postgres is asked whether the backend of a lost connection is gone: how long its rows are Postgres's after that.
-pub const LOST_POLL: Duration = Duration::from_millis(200);
+/// How often Postgres is asked whether transactions without a session have ended: how long their rows are Postgres's after that.
+pub const OUTLIVING_POLL: Duration = Duration::from_millis(200);
 
 /// Wait before a mark that could not be written is tried again.
 pub const MARK_RETRY: Duration = Duration::from_millis(200);

@@ -13,7 +13,7 @@ use crate::admin::{self, StatusSource};
 use crate::carriers::Carriers;
 use crate::config::{Config, Durability};
 use crate::engine::keeper::{self, Keeper};
-use crate::engine::lost::release_lost;
+use crate::engine::outliving::end_outliving;
 use crate::engine::publisher;
 use crate::engine::{Engine, Sources};
 use crate::logins::Logins;
@@ -205,15 +205,11 @@ impl Server {
         let keeper = Arc::new(keeper);
         let stop = CancellationToken::new();
         let (tasks, broken) = (TaskTracker::new(), CancellationToken::new());
-        let (lose, lost) = mpsc::unbounded_channel();
-        let engine = Engine::new(grid.clone(), keeper.clone(), config.clone(), lose);
+        let (outlive, outliving) = mpsc::unbounded_channel();
+        let engine = Engine::new(grid.clone(), keeper.clone(), config.clone(), outlive);
         let engine = Arc::new(engine);
-        let release = release_lost(engine.clone(), store.clone(), lost, stop.clone());
-        tasks.spawn(essential(
-            "release of lost transactions",
-            release,
-            broken.clone(),
-        ));
+        let end = end_outliving(engine.clone(), store.clone(), outliving, stop.clone());
+        tasks.spawn(essential("outliving transactions", end, broken.clone()));
         Server {
             config,
             store,
@@ -237,6 +233,8 @@ impl Server {
             grid: self.grid.clone(),
             keeper: self.keeper.clone(),
             publisher: self.engine.publisher.clone(),
+            engine: self.engine.clone(),
+            adopted: false,
             config: self.config.clone(),
             attention: attention.clone(),
             readiness: self.readiness.clone(),

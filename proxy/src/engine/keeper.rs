@@ -110,19 +110,29 @@ impl Keeper {
         self.loads.fetch_add(1, Ordering::Relaxed);
         let (old, catalog) = (self.current.load_full(), Arc::new(catalog));
         (self.on_change)(&old, &catalog);
-        *self.fingerprint.lock() = catalog.fingerprint.clone();
         self.current.store(catalog.clone());
         // Loads that began in between have read rows as the old catalog has them.
         (self.on_change)(&old, &catalog);
         self.epoch.store(next.0, Ordering::SeqCst);
         self.changed.send_replace(next);
+        // Whoever finds it equal may rely on the catalog being in use.
+        *self.fingerprint.lock() = catalog.fingerprint.clone();
         self.turns.end(served);
         Ok(())
     }
 
     /// Reads the catalog after DDL. If that fails, nothing is planned any more until a poll succeeds: an old catalog must not be used.
     pub async fn reload(&self) {
-        if let Err(error) = self.load().await {
+        self.distrust_after(self.load().await);
+    }
+
+    /// The same after what may have been a schema change.
+    pub async fn reload_if_changed(&self) {
+        self.distrust_after(self.poll().await);
+    }
+
+    fn distrust_after(&self, read: Result<(), StoreError>) {
+        if let Err(error) = read {
             tracing::error!(%error, "cannot read the catalog after a schema change; everything passes through until it can be read");
             self.distrust();
         }

@@ -84,6 +84,14 @@ impl Effects {
         !lasting.into_iter().any(|lasts| *lasts) && unpublish.is_empty() && prepares.is_empty()
     }
 
+    /// The names under which it may leave transactions open.
+    pub fn prepared(&self) -> impl Iterator<Item = &String> {
+        self.transaction.iter().filter_map(|control| match control {
+            TxControl::Prepare(name) => Some(name),
+            _ => None,
+        })
+    }
+
     /// Whether they show that it may have to wait for other sessions, beside for what it writes.
     pub fn may_wait(&self) -> bool {
         self.locks || self.row_locks || self.code
@@ -109,8 +117,8 @@ pub enum TxControl {
     Savepoint,
     /// ROLLBACK TO SAVEPOINT.
     RollbackTo,
-    /// PREPARE TRANSACTION: its writes stay open beyond the session.
-    Prepare,
+    /// PREPARE TRANSACTION: its writes stay open beyond the session, under this name.
+    Prepare(String),
     /// COMMIT PREPARED, ROLLBACK PREPARED.
     EndPrepared,
     /// SET TRANSACTION.

@@ -121,14 +121,10 @@ impl Touch<'_> {
 
     fn transaction(&mut self, statement: &pb::TransactionStmt) {
         let control = tx_control(statement);
-        match control {
-            TxControl::Prepare => self.everything("parks a prepared transaction"),
-            // Reads nothing.
-            TxControl::EndPrepared => {
-                self.writes.everything = true;
-                self.widened.get_or_insert("ends a prepared transaction");
-            }
-            _ => {}
+        // Reads nothing.
+        if control == TxControl::EndPrepared {
+            self.writes.everything = true;
+            self.widened.get_or_insert("ends a prepared transaction");
         }
         self.effects.transaction.push(control);
     }
@@ -470,7 +466,7 @@ pub fn tx_control(statement: &pb::TransactionStmt) -> TxControl {
         Ok(Kind::TransStmtRollback) => TxControl::Rollback { chain },
         Ok(Kind::TransStmtSavepoint | Kind::TransStmtRelease) => TxControl::Savepoint,
         Ok(Kind::TransStmtRollbackTo) => TxControl::RollbackTo,
-        Ok(Kind::TransStmtPrepare) => TxControl::Prepare,
+        Ok(Kind::TransStmtPrepare) => TxControl::Prepare(statement.gid.clone()),
         Ok(Kind::TransStmtCommitPrepared | Kind::TransStmtRollbackPrepared)
         | Ok(Kind::Undefined)
         | Err(_) => TxControl::EndPrepared,

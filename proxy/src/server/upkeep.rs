@@ -2,6 +2,7 @@
 //! Tries until it is, and again whenever the catalog or the stream changed. Does; never serves a client.
 
 use crate::config::{Config, Conflict};
+use crate::engine::Engine;
 use crate::engine::keeper::{self, Keeper};
 use crate::engine::publisher::{Publisher, PublisherError};
 use crate::server::memo::Memo;
@@ -44,6 +45,10 @@ pub struct Upkeep {
     pub keeper: Arc<Keeper>,
     /// The publication.
     pub publisher: Arc<Publisher>,
+    /// Who keeps what prepared transactions hold.
+    pub engine: Arc<Engine>,
+    /// Whether it knows of those that an earlier process has left.
+    pub adopted: bool,
     /// As configured.
     pub config: Arc<Config>,
     /// Woken when the stream stands up.
@@ -166,6 +171,10 @@ impl Upkeep {
 
     async fn prepare(&mut self) -> Result<(), UpkeepError> {
         let facts = self.store.server_facts().await?;
+        if !self.adopted {
+            self.engine.adopt_prepared().await?;
+            self.adopted = true;
+        }
         if self.grid.feed.stranded() {
             self.grid.set_stranded(false);
         }

@@ -143,7 +143,8 @@ impl<A: Answerer> Session<A> {
             return Ok(false);
         }
         let reloads = plan.effects.ddl || plan.effects.grants;
-        if reads || !plan.writes.is_nothing() || reloads {
+        let outlives = self.holding && plan.effects.prepared().next().is_some();
+        if reads || !plan.writes.is_nothing() || reloads || outlives {
             self.holding = true;
             let asker = super::asker(&self.me, &self.known, &self.route);
             let answerer = &self.front.answerer;

@@ -142,7 +142,7 @@ fn after(
         TxControl::Set(modes) => modes.isolation.or(level),
         TxControl::Commit { chain: false }
         | TxControl::Rollback { chain: false }
-        | TxControl::Prepare => default,
+        | TxControl::Prepare(_) => default,
         TxControl::Commit { chain: true }
         | TxControl::Rollback { chain: true }
         | TxControl::Savepoint

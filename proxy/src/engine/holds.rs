@@ -1,0 +1,182 @@
+//! What a transaction in Postgres holds here, from its first statement that needs it to its end. Does; the grid decides what holds and their ends mean.
+//! Never lets a session tell its client of an end before what was held is given back, or kept for those who outlive the session (`outliving.rs`).
+
+use super::outliving::{Outliving, Word};
+use super::publisher::Withdrawn;
+use super::{Engine, errors};
+use crate::eval::Params;
+use crate::plan::{PassPlan, StatementKind, TxControl};
+use crate::session::answerer::{Asker, Outcome, Snapshot};
+use ripen_cachestore::backends::BackendPid;
+use ripen_cachestore::prepared::Prepared;
+use ripen_grid::grid::Hold;
+use ripen_grid::scope::Scope;
+use ripen_pg::ids::TableOid;
+use ripen_pg::sqlstate::ErrorFields;
+use std::collections::BTreeSet;
+
+/// What a session's transaction in Postgres holds: ownership of scopes, and what must happen before its end is acknowledged.
+#[derive(Default)]
+pub struct Holds {
+    holds: Vec<Hold>,
+    withdrawn: Vec<Withdrawn>,
+    catalog: CatalogChange,
+    /// Under these names it may go on without its session.
+    pub(super) prepared: BTreeSet<String>,
+    /// It may go on under any name: there was a text that nobody read.
+    pub(super) unread: bool,
+    /// It may have ended one that went on.
+    ends_prepared: bool,
+}
+
+/// Whether its end changes the catalog.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+enum CatalogChange {
+    #[default]
+    None,
+    /// Nobody knows what was prepared.
+    Perhaps,
+    Surely,
+}
+
+impl Holds {
+    /// Those of a transaction that was prepared before anybody here knew of it.
+    pub(super) fn adopted(gid: String, hold: Hold) -> Holds {
+        Holds {
+            holds: vec![hold],
+            catalog: CatalogChange::Perhaps,
+            prepared: [gid].into(),
+            ..Holds::default()
+        }
+    }
+
+    fn note(&mut self, plan: &PassPlan) {
+        let effects = &plan.effects;
+        if effects.ddl || effects.grants {
+            self.catalog = CatalogChange::Surely;
+        }
+        self.prepared.extend(effects.prepared().cloned());
+        self.unread |= plan.kind == StatementKind::Unknown;
+        if ends_prepared(plan) {
+            self.ends_prepared = true;
+            self.catalog = self.catalog.max(CatalogChange::Perhaps);
+        }
+    }
+}
+
+/// Alone in its text, or Postgres refuses it.
+fn ends_prepared(plan: &PassPlan) -> bool {
+    plan.effects.transaction[..] == [TxControl::EndPrepared]
+}
+
+impl Engine {
+    /// See [`crate::session::answerer::Answerer::enter`].
+    pub(super) async fn take_holds(
+        &self,
+        asker: Asker<'_>,
+        plan: &PassPlan,
+        params: Option<&Params<'_>>,
+        snapshot: Snapshot,
+        holds: &mut Holds,
+    ) -> Result<(), ErrorFields> {
+        self.counters.passed(&plan.reason);
+        holds.note(plan);
+        let writes = self.scope(&plan.writes, params, asker.settings);
+        if !writes.is_nothing() && !holds.holds.iter().any(|hold| hold.covers(&writes)) {
+            // The flush may be waiting for rows that this very command sets free.
+            let hold = if ends_prepared(plan) {
+                self.grid.seize(writes)
+            } else {
+                let hold = self.grid.hold(writes).await;
+                hold.map_err(|error| errors::of_grid(&error))?
+            };
+            holds.holds.push(hold);
+        }
+        self.withdraw(plan, holds).await;
+        let reads = match snapshot {
+            Snapshot::OfStatement => self.scope(&plan.reads, params, asker.settings),
+            Snapshot::First => Scope::Everything,
+            // Constraints look at the newest rows, whatever the snapshot.
+            Snapshot::Taken if !plan.writes.is_nothing() => {
+                self.scope(&plan.reads, params, asker.settings)
+            }
+            Snapshot::Taken => Scope::Nothing,
+        };
+        self.barrier(&reads).await
+    }
+
+    /// Published tables that the statement may leave without replica identity are taken out first; they are held by now.
+    async fn withdraw(&self, plan: &PassPlan, holds: &mut Holds) {
+        let tables = plan.effects.unpublish.iter().copied();
+        let tables: BTreeSet<TableOid> = tables.filter(|table| self.cached(*table)).collect();
+        if !tables.is_empty() {
+            holds.withdrawn.push(self.publisher.withdraw(tables).await);
+        }
+    }
+
+    /// See [`crate::session::answerer::Answerer::leave`].
+    pub(super) async fn give_back(&self, holds: Holds, outcome: Outcome) {
+        let ends_prepared = holds.ends_prepared;
+        let goes_on = holds.unread || !holds.prepared.is_empty();
+        match outcome {
+            Outcome::RolledBack => self.end(holds, false).await,
+            Outcome::Unknown(Some(backend)) => self.outlive(holds, Some(backend)),
+            Outcome::Committed if goes_on => {
+                // It may have come to an end before, or other transactions of the same text.
+                self.read_catalog(holds.catalog).await;
+                self.outlive(holds, None);
+            }
+            Outcome::Unknown(None) if goes_on => self.outlive(holds, None),
+            Outcome::Committed | Outcome::Unknown(None) => self.end(holds, true).await,
+        }
+        if ends_prepared {
+            self.tell_outliving(Word::Look);
+        }
+    }
+
+    fn outlive(&self, holds: Holds, backend: Option<BackendPid>) {
+        self.tell_outliving(Word::Keep(Outliving::new(holds, backend)));
+    }
+
+    /// At a stop nobody takes it, and dropping it ends the holds.
+    fn tell_outliving(&self, word: Word) {
+        drop(self.outliving.send(word));
+    }
+
+    /// The transaction has ended in Postgres.
+    pub(super) async fn end(&self, holds: Holds, changed: bool) {
+        // Before the catalog is read: that wakes the upkeep, which puts back what may be.
+        drop(holds.withdrawn);
+        if changed {
+            self.read_catalog(holds.catalog).await;
+        }
+        for hold in holds.holds {
+            self.grid.release(hold, changed);
+        }
+    }
+
+    async fn read_catalog(&self, change: CatalogChange) {
+        match change {
+            CatalogChange::None => {}
+            CatalogChange::Perhaps => self.keeper.reload_if_changed().await,
+            CatalogChange::Surely => self.keeper.reload().await,
+        }
+    }
+
+    /// Takes hold of what is prepared in Postgres by now, perhaps by an earlier process. To be called before anything is served.
+    ///
+    /// # Errors
+    /// When Postgres cannot be asked; nothing is held then.
+    pub async fn adopt_prepared(&self) -> Result<(), ripen_cachestore::StoreError> {
+        for prepared in self.keeper.store().prepared().await? {
+            self.outlive(self.adopt(prepared), None);
+        }
+        Ok(())
+    }
+
+    /// The flush may be waiting for rows of it, so it is not waited for.
+    pub(super) fn adopt(&self, prepared: Prepared) -> Holds {
+        let scope = prepared.tables.map_or(Scope::Everything, Scope::Tables);
+        Holds::adopted(prepared.gid, self.grid.seize(scope))
+    }
+}
