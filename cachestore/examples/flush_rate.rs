@@ -57,6 +57,7 @@ async fn main() -> anyhow::Result<()> {
                 epoch: 1,
                 seq,
                 groups: rows.collect(),
+                shapes: Default::default(),
                 guards: Default::default(),
                 catalog_is_new: true,
             });

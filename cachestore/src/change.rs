@@ -1,11 +1,16 @@
 //! The changes that the log carries and the flush writes: what became of a row, decided once at the leader. Never evaluates SQL.
 
 pub mod codec;
+mod letter;
+pub mod shape;
 
 use bytes::Bytes;
 use ripen_pg::ids::{TableOid, TypeOid};
 use ripen_pg::key::Key;
 use ripen_pg::tuple::Tuple;
+
+pub use letter::Letter;
+pub use shape::{Shape, Shapes};
 
 /// Number of a flush transaction. `ripen.progress.applied` holds the last one that Postgres has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -1,6 +1,6 @@
 //! Acknowledged transactions that Postgres refused, kept whole in `ripen.dead_letter`. Never writes to any other table: a replay is proposed anew by the grid.
 
-use crate::change::{CommitGroup, FlushSeq, RowId};
+use crate::change::{FlushSeq, Letter, RowId};
 use crate::error::StoreError;
 use crate::limits::DEAD_LETTER_PAGE;
 use crate::progress::unsigned;
@@ -53,14 +53,14 @@ impl Store {
 
     /// Marks a dead letter as replayed and returns its changes, to be proposed anew. `None` when there is no such open letter, so that it is replayed only once.
     /// If the proposal then fails, [`Store::reopen`] it.
-    pub async fn replay(&self, id: i64) -> Result<Option<CommitGroup>, StoreError> {
+    pub async fn replay(&self, id: i64) -> Result<Option<Letter>, StoreError> {
         let client = self.client().await?;
         let sql = "UPDATE ripen.dead_letter SET resolution = 'replayed', resolved_at = now() WHERE id = $1 AND resolution IS NULL RETURNING payload";
         let Some(row) = client.query_opt(sql, &[&id]).await? else {
             return Ok(None);
         };
-        match CommitGroup::decode(row.try_get(0)?) {
-            Some(group) => Ok(Some(group)),
+        match Letter::decode(row.try_get(0)?) {
+            Some(letter) => Ok(Some(letter)),
             None => {
                 drop(client);
                 self.reopen(id).await?;
@@ -78,9 +78,9 @@ impl Store {
         let mut dead = Vec::new();
         for row in client.query(sql, &[&log, &(flush.0 as i64)]).await? {
             let (id, payload): (i64, &[u8]) = (row.try_get(0)?, row.try_get(1)?);
-            let group = CommitGroup::decode(payload)
+            let letter = Letter::decode(payload)
                 .ok_or_else(|| StoreError::Unexpected(format!("payload of dead letter {id}")))?;
-            dead.extend(group.rows.into_iter().map(|change| change.row));
+            dead.extend(letter.group.rows.into_iter().map(|change| change.row));
         }
         Ok(dead)
     }

@@ -43,7 +43,7 @@ pub enum StoreError {
     /// The schema `ripen` is missing, old or newer than this program.
     #[error("{0}")]
     Migration(String),
-    /// The schema kept changing while the catalog was read.
+    /// The schema kept changing while the catalog was read, or has changed since.
     #[error("the schema changes faster than it can be read")]
     CatalogUnsteady,
     /// A row change and the catalog do not fit (a table that is gone, a value without a type).

@@ -9,10 +9,12 @@ mod dead;
 mod guard;
 mod pipeline;
 mod plan;
+mod tables;
 mod text;
+mod written;
 
-use crate::catalog::Catalog;
-use crate::change::{CommitGroup, FlushSeq, RowId};
+use crate::catalog::{Catalog, Relation};
+use crate::change::{CommitGroup, FlushSeq, RowId, Shapes};
 use crate::error::{Class, StoreError};
 use crate::failpoint;
 use crate::progress::{progress, signed};
@@ -29,6 +31,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use tokio_postgres::error::Severity;
 use tokio_postgres::{Error, Row, Statement};
+use written::Written;
 
 /// What one flush transaction is to write.
 #[derive(Clone, Debug, PartialEq)]
@@ -41,6 +44,8 @@ pub struct FlushBatch {
     pub seq: FlushSeq,
     /// In the order of the log. A row may be in several groups.
     pub groups: Vec<CommitGroup>,
+    /// What the groups' bytes mean.
+    pub shapes: Shapes,
     /// Rows that must still be what they were (`None`: absent), or their groups are dead letters.
     pub guards: BTreeMap<RowId, Option<Tuple>>,
     /// The catalog was read after this batch had been refused for not fitting it: what does not fit now is the change's fault. Else the schema may just
@@ -75,8 +80,8 @@ pub struct DeadGroup {
 impl Store {
     /// Writes the batch and returns when it is committed. `on_xid` is called before COMMIT is sent, so that the hot cache can recognise the transaction.
     ///
-    /// Errors: retry the same batch when [`StoreError::retry`]; with a new catalog when the class is `Schema`; ask [`Store::outcome`] when the class is `Unknown`; step down when `Fenced`.
-    /// Not cancel safe: a dropped future leaves the outcome unknown. The catalog must be of the schema that the groups were decided under.
+    /// Errors: retry the same batch when [`StoreError::retry`]; with a new catalog when the class is `Schema` or the error `CatalogUnsteady`; ask [`Store::outcome`] when the class is `Unknown`; step down when `Fenced`.
+    /// Not cancel safe: a dropped future leaves the outcome unknown. Nothing is written under another schema than the catalog's.
     pub async fn flush(
         &self,
         catalog: &Catalog,
@@ -89,7 +94,10 @@ impl Store {
         failpoint::reach_on("flush-begun", transaction.client()).await?;
         let mut run = Run {
             client: transaction.client(),
-            catalog,
+            written: Written {
+                catalog,
+                shapes: &batch.shapes,
+            },
             batch,
             dead: Vec::new(),
             already_gone: 0,
@@ -220,7 +228,7 @@ async fn commit(client: &Connection) -> Result<(), StoreError> {
 /// One flush between BEGIN and COMMIT.
 struct Run<'a> {
     client: &'a Connection,
-    catalog: &'a Catalog,
+    written: Written<'a>,
     batch: &'a FlushBatch,
     dead: Vec<DeadGroup>,
     already_gone: u64,
@@ -258,7 +266,7 @@ impl Run<'_> {
             }
         }
         failpoint::reach_on("flush-written", self.client).await?;
-        dead::write(self.client, self.catalog, self.batch, &self.dead).await?;
+        dead::write(self.client, self.written, self.batch, &self.dead).await?;
         if !self.dead.is_empty() {
             failpoint::reach_on("flush-buried", self.client).await?;
         }
@@ -305,11 +313,11 @@ impl Run<'_> {
     /// Writes some groups and returns how many rows to delete were gone already. After an error the caller rolls back to the savepoint.
     async fn attempt(&self, range: Range<usize>) -> Result<u64, StoreError> {
         let groups: Vec<&CommitGroup> = self.batch.groups[range].iter().collect();
-        let steps = plan::plan(self.catalog, &groups).map_err(misfit)?;
+        let steps = plan::plan(self.written, &groups).map_err(misfit)?;
         let prepared = self.prepare(&steps).await?;
-        let tables: Vec<&Step> = one_per_table(&steps);
-        let names: Vec<String> = tables.iter().map(|step| self.name(step.table)).collect();
-        let check = self.client.prepare_cached(TABLES).await?;
+        let tables = self.tables(&steps);
+        let names: Vec<String> = tables.iter().map(|table| qualified(table)).collect();
+        let check = self.client.prepare_cached(tables::SQL).await?;
         let mut commands = Vec::new();
         for (step, statement) in steps.iter().zip(&prepared) {
             commands.extend(step.calls.iter().map(|call| self.execute(statement, call)));
@@ -321,7 +329,7 @@ impl Run<'_> {
         }));
         let answers = pipeline(commands).await?;
         if let Some(Answer::Rows(rows)) = answers.last() {
-            self.same_tables(&tables, rows)?;
+            tables::same(&tables, rows)?;
         }
         self.count(&steps, &answers)
     }
@@ -345,21 +353,14 @@ impl Run<'_> {
         })
     }
 
-    fn name(&self, table: TableOid) -> String {
-        qualified(&self.catalog.relations[&table])
+    fn table(&self, table: TableOid) -> &Relation {
+        &self.written.catalog.relations[&table]
     }
 
-    /// The names must still mean the tables that the changes were decided for. Asked after the statements, which hold locks that no DDL gets past.
-    fn same_tables(&self, tables: &[&Step], rows: &[Row]) -> Result<(), StoreError> {
-        for (step, row) in tables.iter().zip(rows) {
-            if row.try_get::<_, Option<u32>>(0)? != Some(step.table.0) {
-                return Err(StoreError::Change {
-                    sqlstate: "42P01",
-                    message: format!("table {} is another one than before", self.name(step.table)),
-                });
-            }
-        }
-        Ok(())
+    /// Each table once.
+    fn tables(&self, steps: &[Step]) -> Vec<&Relation> {
+        let tables: BTreeSet<TableOid> = steps.iter().map(|step| step.table).collect();
+        tables.into_iter().map(|table| self.table(table)).collect()
     }
 
     /// Compares row counts with what was given.
@@ -376,7 +377,7 @@ impl Run<'_> {
             match step.expect {
                 Expect::All if found != step.rows => {
                     let missing = step.rows.saturating_sub(found);
-                    let name = self.name(step.table);
+                    let name = qualified(self.table(step.table));
                     return Err(StoreError::Change {
                         sqlstate: "02000",
                         message: format!(
@@ -403,18 +404,6 @@ fn between(beaten: &BTreeMap<usize, StoreError>, groups: usize) -> Vec<Range<usi
     ranges.push(0..end);
     ranges.retain(|range| !range.is_empty());
     ranges
-}
-
-/// OIDs behind names, in order.
-const TABLES: &str =
-    "SELECT to_regclass(n)::oid FROM unnest($1::text[]) WITH ORDINALITY u(n, i) ORDER BY i";
-
-fn one_per_table(steps: &[Step]) -> Vec<&Step> {
-    let mut seen = BTreeSet::new();
-    steps
-        .iter()
-        .filter(|step| seen.insert(step.table))
-        .collect()
 }
 
 /// The group's place does not matter: halving finds it.

@@ -193,7 +193,7 @@ fn condition(
     keys: &[Key],
 ) -> Result<(String, Vec<RawParam>), StoreError> {
     let columns: Vec<(String, ParamType<'_>)> = key_columns(relation)
-        .filter_map(|column| Some((quoted(&column.name), param_type(catalog, column)?)))
+        .filter_map(|column| Some((quoted(&column.name), param_type(catalog, column.type_oid)?)))
         .collect();
     let split = |key| value::key::split(key_types, key);
     let split: Option<Vec<Vec<&[u8]>>> = keys.iter().map(split).collect();

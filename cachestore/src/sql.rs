@@ -23,9 +23,9 @@ pub struct ParamType<'a> {
     pub unnests: bool,
 }
 
-/// The type under which a column's values travel; `None` for a type that the catalog does not know.
-pub fn param_type<'a>(catalog: &'a Catalog, column: &Column) -> Option<ParamType<'a>> {
-    let oid = catalog.base_type(column.type_oid);
+/// The type under which values travel; `None` for a type that the catalog does not know.
+pub fn param_type(catalog: &Catalog, type_oid: TypeOid) -> Option<ParamType<'_>> {
+    let oid = catalog.base_type(type_oid);
     let known = catalog.types.get(&oid)?;
     Some(ParamType {
         oid,

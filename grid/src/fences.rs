@@ -52,6 +52,15 @@ impl Fences {
             || counts.rows.contains_key(row)
     }
 
+    /// Whether the whole table is behind a fence.
+    pub fn has_table(&self, table: TableOid) -> bool {
+        if self.standing.load(Ordering::SeqCst) == 0 {
+            return false;
+        }
+        let counts = self.counts.read();
+        counts.everything > 0 || counts.tables.contains_key(&table)
+    }
+
     /// Number of fences that were ever put up.
     pub fn raised(&self) -> u64 {
         self.raised.load(Ordering::Relaxed)

@@ -305,6 +305,7 @@ impl Flusher {
             epoch,
             seq: open.seq,
             groups: open.groups.clone(),
+            shapes: self.schedule.shapes(),
             guards: open.guards(),
             catalog_is_new: false,
         };
@@ -337,7 +338,7 @@ impl Flusher {
                     }
                 }
                 // Before a change is blamed for not fitting the schema, the schema is read anew.
-                Err(error) if error.class() == Class::Schema && !batch.catalog_is_new => {
+                Err(error) if is_outdated(&error, &batch) => {
                     tracing::info!(%error, "the schema has changed under a flush");
                     match self.store.load_catalog(catalog.epoch).await {
                         Ok(anew) => read_anew = Some(Arc::new(anew)),
@@ -488,6 +489,12 @@ impl Flusher {
         tokio::time::sleep(wait).await;
         Ok(())
     }
+}
+
+/// Whether another catalog may help.
+fn is_outdated(error: &StoreError, batch: &FlushBatch) -> bool {
+    let refused = error.class() == Class::Schema && !batch.catalog_is_new;
+    refused || matches!(error, StoreError::CatalogUnsteady)
 }
 
 /// It did not happen: its rows are pending again.

@@ -2,11 +2,11 @@
 //!
 //! Lock order: leader, then fences, then shards (ascending), then the machine's schedule. None is held across an await.
 
-use crate::change::{Before, CommitGroup, RowId};
+use crate::change::{Before, CommitGroup, RowId, Shape};
 use crate::feed::Feed;
 use crate::fences::Fences;
 use crate::flusher::FlushRequest;
-use crate::leader::{Leader, Proposal};
+use crate::leader::{Leader, Proposal, Undrained};
 use crate::limits;
 use crate::loader::{LoadError, Loader};
 use crate::log::{Command, Log, LogError};
@@ -15,8 +15,11 @@ use crate::rows::{Found, Rows};
 use crate::schedule::Schedule;
 use crate::scope::Scope;
 use parking_lot::Mutex;
+use ripen_cachestore::catalog::Catalog;
 use ripen_cachestore::failpoint::reach;
+use ripen_pg::ids::TableOid;
 use ripen_pg::tuple::Tuple;
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -73,6 +76,8 @@ pub struct Grid {
     pub rows: Arc<Rows>,
     /// What belongs to the database.
     pub fences: Arc<Fences>,
+    /// Of these, tables of which rows may be pending under keys and types that they do not have any more: see [`Grid::set_aside`].
+    pub aside: Arc<Fences>,
     /// Which tables are served.
     pub feed: Arc<Feed>,
     /// What is pending, and since when.
@@ -101,16 +106,18 @@ enum Step<T> {
 impl Grid {
     /// Decides a write and makes it durable. `decide` gets the newest images (also those not yet durable), in the order of `rows`, and answers what to queue; it may be called again
     /// when rows had to be loaded, and must not have side effects before its last call. When this returns, the outcome is durable and applied.
+    /// It must refuse when its tables are not any more what `catalog` says.
     ///
     /// Cancel safe in this sense: a write whose future is dropped is either made whole or not at all.
     pub async fn write<T, E>(
         &self,
+        catalog: &Catalog,
         rows: &[RowId],
         mut decide: impl FnMut(&[Option<Tuple>]) -> Result<(Option<CommitGroup>, T), E>,
     ) -> Result<Result<T, E>, GridError> {
         self.wait_for_room().await?;
         for _ in 0..limits::LOAD_ATTEMPTS_MAX {
-            match self.step(rows, &mut decide)? {
+            match self.step(catalog, rows, &mut decide)? {
                 Ok(Step::Load(unknown)) => self.load(&unknown).await?,
                 Ok(Step::Decided(answer, behind, None)) => {
                     self.wait_applied(behind).await;
@@ -129,6 +136,7 @@ impl Grid {
 
     fn step<T, E>(
         &self,
+        catalog: &Catalog,
         rows: &[RowId],
         decide: &mut impl FnMut(&[Option<Tuple>]) -> Result<(Option<CommitGroup>, T), E>,
     ) -> Result<Result<Step<T>, E>, GridError> {
@@ -165,12 +173,89 @@ impl Grid {
                 None,
             ),
             Some(group) => {
+                let shapes = self.shapes(&mut leader, catalog, &group)?;
                 reach("write-decided");
+                for (table, shape) in shapes {
+                    // The group comes behind it in the log, and is not taken if this is not.
+                    drop(self.log.propose(Command::Shape(table, shape)));
+                }
                 let proposal = leader.propose(&group);
                 let ticket = self.log.propose(self.guarded(group, rows, &images));
                 Step::Decided(answer, proposal, Some(ticket))
             }
         }))
+    }
+
+    /// What the log must be told before the group, so that its bytes can be understood.
+    fn shapes(
+        &self,
+        leader: &mut Leader,
+        catalog: &Catalog,
+        group: &CommitGroup,
+    ) -> Result<Vec<(TableOid, Shape)>, GridError> {
+        let mut shapes = Vec::new();
+        for change in &group.rows {
+            let table = change.row.table;
+            let pending = || self.schedule.has_pending(&Scope::Tables([table].into()));
+            let logged = || self.schedule.shapes().remove(&table);
+            match leader.tell(catalog, table, logged, pending) {
+                Ok(news) => shapes.extend(news.map(|shape| (table, shape))),
+                Err(Undrained) => return Err(GridError::Owned),
+            }
+        }
+        Ok(shapes)
+    }
+
+    /// Rows of some tables mean something else under a new catalog (`changed`: those that are not what they were under the old one): before it is used,
+    /// they are given to the database. The answer brings them back when nothing is left that has the old meaning. Cancel safe: it gives them back then.
+    pub fn set_aside(
+        self: &Arc<Self>,
+        old: &Catalog,
+        new: &Catalog,
+        changed: &HashSet<TableOid>,
+    ) -> Option<impl Future<Output = ()> + Send + use<>> {
+        let leader = self.leader.lock();
+        let logged = self.schedule.shapes();
+        let tables = leader.told().retyped(logged, old, new, changed);
+        if tables.is_empty() {
+            return None;
+        }
+        let scope = Scope::Tables(tables.into_iter().collect());
+        self.aside.raise(&scope);
+        self.fences.raise(&scope);
+        drop(leader);
+        self.rows.pass_through_shards();
+        let hold = Hold {
+            grid: self.clone(),
+            scope: Some(scope),
+            touched: true,
+        };
+        Some(self.clone().bring_back(hold))
+    }
+
+    async fn bring_back(self: Arc<Self>, mut hold: Hold) {
+        let scope = hold.scope.as_ref().expect("a new hold has its scope");
+        while let Err(error) = self.barrier(scope).await {
+            if matches!(error, GridError::Log(_)) {
+                return;
+            }
+        }
+        let Some(Scope::Tables(tables)) = hold.scope.take() else {
+            return;
+        };
+        let followed = tables.iter().any(|table| self.feed.follows(*table));
+        let then = move || {
+            tables.iter().for_each(|table| self.rows.drop_table(*table));
+            let scope = Scope::Tables(tables);
+            self.fences.lower(&scope);
+            self.aside.lower(&scope);
+        };
+        if followed {
+            // Until the stream has passed the last flush of old bytes, they lie above what is loaded.
+            hold.grid.marks.after_next(Box::new(then));
+        } else {
+            then();
+        }
     }
 
     /// Where changes of others win, the log remembers what each row was.

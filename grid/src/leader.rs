@@ -3,10 +3,18 @@
 //! Invariant: for each row, the overlay holds the image after the *last* proposal that touches it, so that the next decision builds on it
 //! and writes to one row pipeline without waiting for the disk.
 
-use crate::change::{CommitGroup, RowId};
+mod shapes;
+
+use crate::change::{CommitGroup, RowId, Shape};
+use ripen_cachestore::catalog::Catalog;
+use ripen_pg::ids::TableOid;
 use ripen_pg::tuple::Tuple;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::sync::Arc;
+
+use shapes::Told;
+pub use shapes::Undrained;
 
 /// Counts proposals in the order they were made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -18,6 +26,7 @@ pub struct Leader {
     overlay: HashMap<RowId, Overlaid, foldhash::quality::RandomState>,
     proposed: Proposal,
     applied: Proposal,
+    told: Told,
 }
 
 #[derive(Debug)]
@@ -30,6 +39,24 @@ impl Leader {
     /// The image that the next decision about the row must build on, if it is not the applied one. `Some(None)`: deleted.
     pub fn image(&self, row: &RowId) -> Option<Option<Tuple>> {
         self.overlay.get(row).map(|overlaid| overlaid.image.clone())
+    }
+
+    /// See [`Told::tell`]. `pending`: whether anything of the table that is applied is on its way to Postgres.
+    pub fn tell(
+        &mut self,
+        catalog: &Catalog,
+        table: TableOid,
+        logged: impl FnOnce() -> Option<Arc<Shape>>,
+        pending: impl FnOnce() -> bool,
+    ) -> Result<Option<Shape>, Undrained> {
+        let overlay = &self.overlay;
+        let drained = || !overlay.keys().any(|row| row.table == table) && !pending();
+        self.told.tell(catalog, table, logged, drained)
+    }
+
+    /// What the log was told about tables.
+    pub fn told(&self) -> &Told {
+        &self.told
     }
 
     /// Notes a proposal. Call it in the order in which proposals enter the log's queue.

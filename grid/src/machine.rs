@@ -48,6 +48,10 @@ impl Machine for GridMachine {
                 Command::Guarded(group, before) => {
                     self.group(entry.at_ms, &group, before, live);
                 }
+                Command::Shape(table, shape) => {
+                    let mut inner = self.schedule.inner.lock();
+                    inner.shapes.insert(table, Arc::new(shape));
+                }
                 Command::FlushStart(start) => self.flush_start(start, live),
                 Command::FlushEnd(end) => self.flush_end(end),
             }

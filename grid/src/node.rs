@@ -109,6 +109,7 @@ impl Node {
         let grid = Grid {
             rows,
             fences: Arc::new(Fences::default()),
+            aside: Arc::new(Fences::default()),
             feed,
             schedule,
             marks: Arc::new(Marks::new(((parts.chance)() * f64::from(u32::MAX)) as u32)),

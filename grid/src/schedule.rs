@@ -1,7 +1,7 @@
 //! What is on its way to Postgres, shared by the state machine (which changes it), the flusher (which carries it) and writers and barriers (which ask).
 //! Holds the lock around [`Ripening`]; never awaits while holding it.
 
-use crate::change::{CommitGroup, FlushSeq, RowId};
+use crate::change::{CommitGroup, FlushSeq, RowId, Shapes};
 use crate::limits;
 use crate::ripening::{Ripening, Taken};
 use crate::scope::Scope;
@@ -64,6 +64,8 @@ pub(crate) struct Inner {
     pub unconfirmed: BTreeMap<FlushSeq, Vec<RowId>>,
     /// An open flush that the stream has passed already.
     pub confirmed_early: Option<FlushSeq>,
+    /// What the bytes of everything on its way mean. A table's changes only when nothing of it is.
+    pub shapes: Shapes,
     pub coalesced: u64,
     pub written: u64,
 }
@@ -110,6 +112,11 @@ impl Schedule {
     /// The flush that is open.
     pub fn open(&self) -> Option<Arc<OpenFlush>> {
         self.inner.lock().open.clone()
+    }
+
+    /// What the bytes of everything on its way mean.
+    pub fn shapes(&self) -> Shapes {
+        self.inner.lock().shapes.clone()
     }
 
     /// The number of the next flush.

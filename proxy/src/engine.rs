@@ -167,6 +167,10 @@ impl Engine {
             ScopeTemplate::Nothing => Scope::Nothing,
             ScopeTemplate::Everything => Scope::Everything,
             ScopeTemplate::Tables(tables) => self.cached_only(tables.iter().copied()),
+            // What is pending stands under keys of before.
+            ScopeTemplate::Keys(table, _) if self.grid.aside.has_table(*table) => {
+                self.cached_only([*table].into_iter())
+            }
             ScopeTemplate::Keys(table, keys) => {
                 match params.map(|params| keys.keys(params, settings)) {
                     Some(Ok(keys)) if self.cached(*table) => Scope::rows(
@@ -352,8 +356,13 @@ impl Answerer for Engine {
             statement_us: now,
             transaction_us: now,
         };
+        let catalog = self.keeper.catalog();
+        let known = catalog.relations.get(&table);
+        if !known.is_some_and(|known| Arc::ptr_eq(known, &plan.table)) {
+            return Err(passed("not-computed", "the schema has changed meanwhile"));
+        }
         let start = out.len();
-        let decided = self.grid.write(&rows, |images| {
+        let decided = self.grid.write(&catalog, &rows, |images| {
             out.truncate(start);
             if !self.is_of_now(&plan.table) {
                 // While it waited for rows or room. A plan knows the constraints of its catalog only.

@@ -196,10 +196,14 @@ impl Server {
         node: &Node,
     ) -> Server {
         let grid = node.grid.clone();
-        let rows = grid.rows.clone();
+        let changing = grid.clone();
         let on_change = Box::new(move |old: &Catalog, new: &Catalog| {
             let changed = keeper::changed_tables(old, new);
-            changed.into_iter().for_each(|table| rows.drop_table(table));
+            if let Some(bring_back) = changing.set_aside(old, new, &changed) {
+                tokio::spawn(bring_back);
+            }
+            let rows = &changing.rows;
+            changed.iter().for_each(|table| rows.drop_table(*table));
         });
         let keeper = Keeper::new(store.clone(), config.clone(), current, on_change);
         let keeper = Arc::new(keeper);

@@ -7,31 +7,10 @@ use ripen_pg::ids::{TableOid, TypeOid};
 use ripen_pg::key::Key;
 use ripen_pg::tuple::Tuple;
 
-/// The version of a group in a dead letter.
-const VERSION: u8 = 1;
-
 /// Bytes that are not what they should be. Checksums have passed by then, so this is a version mismatch or our own mistake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("malformed bytes: {0}")]
 pub struct Malformed(pub &'static str);
-
-impl CommitGroup {
-    /// The stored form in a dead letter. [`CommitGroup::decode`] reads it.
-    pub fn encode(&self) -> Vec<u8> {
-        let mut out = vec![VERSION];
-        encode_group(&mut out, self);
-        out
-    }
-
-    /// A group from its stored form; `None` when it is not one, or of a version unknown here.
-    pub fn decode(bytes: &[u8]) -> Option<CommitGroup> {
-        let mut reader = Reader::new(bytes);
-        (reader.u8().ok()? == VERSION).then_some(())?;
-        let group = decode_group(&mut reader).ok()?;
-        reader.end().ok()?;
-        Some(group)
-    }
-}
 
 /// Appends a commit group.
 pub fn encode_group(out: &mut Vec<u8>, group: &CommitGroup) {
@@ -272,59 +251,5 @@ impl<'a> Reader<'a> {
         } else {
             Err(Malformed("goes on after its end"))
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use ripen_pg::tuple::Datum;
-
-    fn group() -> CommitGroup {
-        let image: Tuple = [Datum::Value(b"a"), Datum::Null, Datum::Missing]
-            .into_iter()
-            .collect();
-        let changes = [
-            Change::Insert {
-                image: image.clone(),
-            },
-            Change::Put {
-                image: image.clone(),
-            },
-            Change::Update {
-                image,
-                set: vec![0, 7],
-                add: vec![Increment {
-                    position: 3,
-                    type_oid: TypeOid(23),
-                    amount: Bytes::from_static(&[0, 0, 0, 9]),
-                }],
-            },
-            Change::Delete,
-        ];
-        let rows = changes.into_iter().map(|change| RowChange {
-            row: RowId {
-                table: TableOid(17),
-                key: Key::from_bytes(b"key"),
-            },
-            change,
-        });
-        CommitGroup {
-            rows: rows.collect(),
-        }
-    }
-
-    #[test]
-    fn group_comes_back_as_it_went_in() {
-        assert_eq!(CommitGroup::decode(&group().encode()), Some(group()));
-    }
-
-    #[test]
-    fn damaged_bytes_are_refused() {
-        let bytes = group().encode();
-        for length in 0..bytes.len() {
-            assert_eq!(CommitGroup::decode(&bytes[..length]), None);
-        }
-        assert_eq!(CommitGroup::decode(&[2]), None);
     }
 }

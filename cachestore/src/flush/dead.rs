@@ -1,8 +1,9 @@
 //! Writes refused groups into `ripen.dead_letter`, readable for people and exact for replay. Never judges who is guilty; the flush does.
 
+use super::written::Written;
 use super::{Answer, Command, DeadGroup, FlushBatch, pipeline::pipeline};
-use crate::catalog::{Catalog, Column, Relation};
-use crate::change::{Change, RowChange};
+use crate::catalog::{Column, Relation};
+use crate::change::{Change, Letter, RowChange};
 use crate::error::StoreError;
 use crate::progress::signed;
 use crate::store::Connection;
@@ -17,7 +18,7 @@ const INSERT: &str = "INSERT INTO ripen.dead_letter (log, flush, sqlstate, messa
 /// One letter per group, in the flush's own transaction.
 pub async fn write(
     client: &Connection,
-    catalog: &Catalog,
+    written: Written<'_>,
     batch: &FlushBatch,
     dead: &[DeadGroup],
 ) -> Result<(), StoreError> {
@@ -27,9 +28,9 @@ pub async fn write(
     let statement = client.prepare_cached(INSERT).await?;
     let letters = dead.iter().map(|dead| -> Command<'_> {
         let statement = &statement;
-        let rows = dead.group.rows.iter().map(|row| describe(catalog, row));
+        let rows = dead.group.rows.iter().map(|row| describe(written, row));
         let changes = Value::Array(rows.collect()).to_string();
-        let payload = dead.group.encode();
+        let payload = Letter::new(dead.group.clone(), written.shapes).encode();
         Box::pin(async move {
             let (log, seq) = (batch.log, signed(batch.seq.0));
             let (sqlstate, message) = (&dead.sqlstate, without_nul(&dead.message));
@@ -47,42 +48,45 @@ pub async fn write(
 }
 
 /// One row's change as JSON.
-fn describe(catalog: &Catalog, row: &RowChange) -> Value {
+fn describe(written: Written<'_>, row: &RowChange) -> Value {
     let operation = match &row.change {
         Change::Insert { .. } => "insert",
         Change::Put { .. } => "put",
         Change::Update { .. } => "update",
         Change::Delete => "delete",
     };
-    let Some(relation) = catalog.relations.get(&row.row.table) else {
+    let Some(relation) = written.catalog.relations.get(&row.row.table) else {
         return json!({"table": row.row.table.0, "key": hex(row.row.key.as_bytes()), "operation": operation});
     };
     json!({
         "table": format!("{}.{}", relation.schema, relation.name),
-        "key": key(catalog, relation, row),
+        "key": key(written, relation, row),
         "operation": operation,
-        "columns": columns(catalog, relation, &row.change),
+        "columns": columns(written, relation, &row.change),
     })
 }
 
-fn key(catalog: &Catalog, relation: &Relation, row: &RowChange) -> Value {
-    let Some(values) = super::text::key_values(catalog, relation, row) else {
+fn key(written: Written<'_>, relation: &Relation, row: &RowChange) -> Value {
+    let Some(values) = written.key_values(relation, row) else {
         return hex(row.row.key.as_bytes()).into();
     };
     let columns = crate::sql::key_columns(relation).zip(values);
-    let columns =
-        columns.map(|(column, bytes)| (column.name.clone(), shown(catalog, column, bytes)));
+    let columns = columns.map(|(column, bytes)| {
+        let value = text(written.value_type(relation, column), bytes);
+        (column.name.clone(), value.into())
+    });
     Value::Object(columns.collect())
 }
 
 /// What the change writes: all columns of an image, assigned ones of an update, increments with their sign.
-fn columns(catalog: &Catalog, relation: &Relation, change: &Change) -> Value {
+fn columns(written: Written<'_>, relation: &Relation, change: &Change) -> Value {
     let mut columns = Map::new();
     let mut show = |image: &Tuple, column: &Column| match image.get(column.position) {
         Datum::Missing => {}
         Datum::Null => drop(columns.insert(column.name.clone(), Value::Null)),
         Datum::Value(bytes) => {
-            columns.insert(column.name.clone(), shown(catalog, column, bytes));
+            let value = text(written.value_type(relation, column), bytes);
+            columns.insert(column.name.clone(), value.into());
         }
     };
     match change {
@@ -109,10 +113,6 @@ fn columns(catalog: &Catalog, relation: &Relation, change: &Change) -> Value {
         }
     }
     Value::Object(columns)
-}
-
-fn shown(catalog: &Catalog, column: &Column, bytes: &[u8]) -> Value {
-    text(catalog.value_type(column.type_oid), bytes).into()
 }
 
 /// The text form, or hexadecimal digits where there is none: a letter must be written whatever the value.

@@ -3,14 +3,15 @@
 //! The rows stay locked until the flush commits, so nobody comes in between. Compared are values: whoever writes what was there already is no conflict.
 
 use super::Run;
-use crate::catalog::{Catalog, Relation};
+use super::written::Written;
+use crate::catalog::{Column, Relation};
 use crate::change::RowId;
 use crate::error::StoreError;
 use crate::limits::LOAD_KEYS;
 use crate::load::lock_rows;
 use crate::sql::qualified;
 use bytes::BytesMut;
-use ripen_pg::ids::TableOid;
+use ripen_pg::ids::{TableOid, TypeOid};
 use ripen_pg::key::Key;
 use ripen_pg::tuple::{Datum, Tuple};
 use ripen_pg::value::{self, Settings};
@@ -25,7 +26,7 @@ struct Looked {
 
 /// Groups that somebody was faster than, with the reason for the dead letter. The locks on the rows outlive every roll back to the savepoint.
 pub async fn beaten(run: &Run<'_>) -> Result<BTreeMap<usize, StoreError>, StoreError> {
-    let (catalog, batch) = (run.catalog, run.batch);
+    let (written, batch) = (run.written, run.batch);
     let mut beaten = BTreeMap::new();
     if batch.guards.is_empty() {
         return Ok(beaten);
@@ -38,9 +39,9 @@ pub async fn beaten(run: &Run<'_>) -> Result<BTreeMap<usize, StoreError>, StoreE
                 return Some((*sqlstate, message.clone()));
             }
             // A table that is gone is the plan's to refuse.
-            let relation = catalog.relations.get(&change.row.table)?;
+            let relation = written.catalog.relations.get(&change.row.table)?;
             let now = looked.rows.get(&change.row);
-            let conflict = conflict(catalog, relation, before.as_ref(), now)?;
+            let conflict = conflict(written, relation, before.as_ref(), now)?;
             Some(("40001", conflict))
         });
         if let Some((sqlstate, message)) = first {
@@ -58,9 +59,15 @@ async fn lock_all(run: &Run<'_>) -> Result<Looked, StoreError> {
     }
     let mut looked = Looked::default();
     for (table, keys) in keys {
-        let Some(relation) = run.catalog.relations.get(&table) else {
+        let Some(relation) = run.written.catalog.relations.get(&table) else {
             continue;
         };
+        if !run.written.same_key(relation) {
+            let name = qualified(relation);
+            let message = format!("the primary key of {name} is not what it was");
+            looked.refused.insert(table, ("42P10", message));
+            continue;
+        }
         match lock_table(run, relation, &keys).await {
             Ok(rows) => {
                 let rows = rows.into_iter();
@@ -90,14 +97,14 @@ async fn lock_table(
 ) -> Result<Vec<(Key, Tuple)>, StoreError> {
     let mut rows = Vec::with_capacity(keys.len());
     for keys in keys.chunks(LOAD_KEYS) {
-        rows.extend(lock_rows(run.client, run.catalog, relation, keys).await?);
+        rows.extend(lock_rows(run.client, run.written.catalog, relation, keys).await?);
     }
     Ok(rows)
 }
 
 /// What is different, in words; `None`: nothing.
 fn conflict(
-    catalog: &Catalog,
+    written: Written<'_>,
     relation: &Relation,
     before: Option<&Tuple>,
     now: Option<&Tuple>,
@@ -108,17 +115,15 @@ fn conflict(
         (None, Some(_)) => Some(format!("a row of {table} was inserted outside")),
         (Some(_), None) => Some(format!("a row of {table} was deleted outside")),
         (Some(before), Some(now)) => {
-            let other = |position: usize, type_oid| {
-                !same(
-                    catalog.value_type(type_oid),
-                    before.get(position),
-                    now.get(position),
-                )
+            let other = |column: &&Column| {
+                let (was, is) = (
+                    written.value_type(relation, column),
+                    written.catalog.value_type(column.type_oid),
+                );
+                let at = column.position;
+                !same((was, before.get(at)), (is, now.get(at)))
             };
-            let column = relation
-                .columns
-                .iter()
-                .find(|column| other(column.position, column.type_oid))?;
+            let column = relation.columns.iter().find(other)?;
             let name = &column.name;
             Some(format!(
                 "column \"{name}\" of a row of {table} was changed outside"
@@ -128,16 +133,16 @@ fn conflict(
 }
 
 /// Equal for whoever reads them. Bytes may differ where the text does not (a numeric with needless zeros). What one side does not know counts as equal.
-fn same(type_oid: ripen_pg::ids::TypeOid, before: Datum<'_>, now: Datum<'_>) -> bool {
+fn same((was, before): (TypeOid, Datum<'_>), (is, now): (TypeOid, Datum<'_>)) -> bool {
     match (before, now) {
         (Datum::Missing, _) | (_, Datum::Missing) => true,
-        (Datum::Value(before), Datum::Value(now)) if before != now => {
-            let text = |bytes: &[u8]| {
+        (Datum::Value(before), Datum::Value(now)) if was != is || before != now => {
+            let text = |type_oid, bytes: &[u8]| {
                 let mut out = BytesMut::new();
                 let rendered = value::render_text(type_oid, bytes, &Settings::default(), &mut out);
                 rendered.ok().map(|()| out)
             };
-            let (before, now) = (text(before), text(now));
+            let (before, now) = (text(was, before), text(is, now));
             before.is_some() && before == now
         }
         (before, now) => before == now,
@@ -153,7 +158,7 @@ mod tests {
     fn values_are_compared_as_readers_see_them() {
         let one = 1i32.to_be_bytes();
         let two = 2i32.to_be_bytes();
-        let int4 = |before, now| same(oid::INT4, before, now);
+        let int4 = |before, now| same((oid::INT4, before), (oid::INT4, now));
         assert!(int4(Datum::Value(&one), Datum::Value(&one)));
         assert!(!int4(Datum::Value(&one), Datum::Value(&two)));
         assert!(!int4(Datum::Null, Datum::Value(&two)));
@@ -164,7 +169,15 @@ mod tests {
             [0, 1, 0, 0, 0, 0, 0, 0, 0, 1],
             [0, 2, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0],
         );
-        let numeric = same(oid::NUMERIC, Datum::Value(&short), Datum::Value(&long));
-        assert!(numeric);
+        let numeric = |bytes| (oid::NUMERIC, bytes);
+        assert!(same(
+            numeric(Datum::Value(&short)),
+            numeric(Datum::Value(&long))
+        ));
+        // One as an integer, and the real number with the same bits.
+        assert!(!same(
+            (oid::INT4, Datum::Value(&one)),
+            (oid::FLOAT4, Datum::Value(&one))
+        ));
     }
 }

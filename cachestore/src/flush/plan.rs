@@ -4,7 +4,8 @@
 //! children, then deletes, children before parents; rows of a statement in the order of their keys, so two flushes never lock in opposite orders.
 
 use super::text;
-use crate::catalog::{Catalog, Column, Relation};
+use super::written::Written;
+use crate::catalog::{Catalog, Relation};
 use crate::change::{Change, CommitGroup, RowChange, RowId};
 use crate::limits::{STATEMENT_BYTES, STATEMENT_ROWS};
 use crate::raw::RawParam;
@@ -62,10 +63,10 @@ enum Kind {
 }
 
 /// Makes the statements for the groups, in order.
-pub fn plan(catalog: &Catalog, groups: &[&CommitGroup]) -> Result<Vec<Step>, Misfit> {
+pub fn plan(written: Written<'_>, groups: &[&CommitGroup]) -> Result<Vec<Step>, Misfit> {
     for (index, group) in groups.iter().enumerate() {
         for row in &group.rows {
-            fit(catalog, row).map_err(|(sqlstate, message)| Misfit {
+            written.fit(row).map_err(|(sqlstate, message)| Misfit {
                 group: index,
                 sqlstate,
                 message,
@@ -75,7 +76,7 @@ pub fn plan(catalog: &Catalog, groups: &[&CommitGroup]) -> Result<Vec<Step>, Mis
     let mut ranks = Ranks::default();
     let mut steps = Vec::new();
     for segment in segments(groups) {
-        plan_segment(catalog, &mut ranks, &segment, &mut steps);
+        plan_segment(written, &mut ranks, &segment, &mut steps);
     }
     Ok(steps)
 }
@@ -95,7 +96,13 @@ fn segments<'a>(groups: &[&'a CommitGroup]) -> Vec<Vec<&'a RowChange>> {
     segments
 }
 
-fn plan_segment(catalog: &Catalog, ranks: &mut Ranks, rows: &[&RowChange], steps: &mut Vec<Step>) {
+fn plan_segment(
+    written: Written<'_>,
+    ranks: &mut Ranks,
+    rows: &[&RowChange],
+    steps: &mut Vec<Step>,
+) {
+    let catalog = written.catalog;
     let (mut writes, mut deletes) = (BTreeMap::new(), BTreeMap::new());
     for row in rows {
         let table = row.row.table;
@@ -111,7 +118,7 @@ fn plan_segment(catalog: &Catalog, ranks: &mut Ranks, rows: &[&RowChange], steps
         rows.sort_unstable_by(|left, right| left.row.key.cmp(&right.row.key));
         let relation = &catalog.relations[&table];
         for chunk in chunks(&rows) {
-            write(catalog, relation, &kind, chunk, steps);
+            write(written, relation, &kind, chunk, steps);
         }
     }
 }
@@ -135,13 +142,13 @@ fn chunks<'a, 'b>(mut rows: &'b [&'a RowChange]) -> Vec<&'b [&'a RowChange]> {
 
 /// The statements for rows of one table and kind.
 fn write(
-    catalog: &Catalog,
+    written: Written<'_>,
     relation: &Relation,
     kind: &Kind,
     rows: &[&RowChange],
     steps: &mut Vec<Step>,
 ) {
-    let table = text::Table { catalog, relation };
+    let table = text::Table { written, relation };
     let step = |(sql, calls), expect| Step {
         sql,
         calls,
@@ -190,39 +197,6 @@ fn mask(relation: &Relation, image: &Tuple) -> Vec<u16> {
         .iter()
         .filter(|column| column.generated == '\0' && image.get(column.position) != Datum::Missing);
     given.map(|column| column.position as u16).collect()
-}
-
-/// Whether a change can be put into statements at all.
-fn fit(catalog: &Catalog, row: &RowChange) -> Result<(), (&'static str, String)> {
-    let table = row.row.table;
-    let Some(relation) = catalog.relations.get(&table) else {
-        let message = format!("table with OID {} does not exist", table.0);
-        return Err(("42P01", message));
-    };
-    if text::key_values(catalog, relation, row).is_none() {
-        let name = &relation.name;
-        let message = format!("the primary key of table \"{name}\" is not what it was");
-        return Err(("42P10", message));
-    }
-    let known = |column: &&Column| {
-        let base = catalog.base_type(column.type_oid);
-        catalog.types.contains_key(&base)
-    };
-    if let Some(column) = relation.columns.iter().find(|column| !known(column)) {
-        let name = &column.name;
-        return Err(("42704", format!("type of column \"{name}\" does not exist")));
-    }
-    if let Change::Update { image, set, .. } = &row.change {
-        let missing = |position: &&u16| {
-            let position = usize::from(**position);
-            relation.column(position).is_some() && image.get(position) == Datum::Missing
-        };
-        if let Some(position) = set.iter().find(missing) {
-            let message = format!("column {} is assigned without a value", position + 1);
-            return Err(("XX000", message));
-        }
-    }
-    Ok(())
 }
 
 /// How deep a table stands below the tables that its foreign keys refer to.

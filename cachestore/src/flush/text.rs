@@ -1,20 +1,20 @@
 //! The statements of a flush: one text per table, kind and mask; values travel as arrays (`unnest`), or row by row where a column is an array itself.
 //! Never decides which rows or in what order; `plan.rs` does.
 
-use crate::catalog::{Catalog, Column, Relation};
+use super::written::Written;
+use crate::catalog::{Column, Relation};
 use crate::change::{Change, RowChange};
 use crate::raw::{RawParam, array};
-use crate::sql::{key_columns, param_type, qualified, quoted};
+use crate::sql::{key_columns, qualified, quoted};
 use ripen_pg::ids::TypeOid;
 use ripen_pg::tuple::Datum;
-use ripen_pg::value;
 
 /// A text and the parameters of each execution.
 pub type Prepared = (String, Vec<Vec<RawParam>>);
 
 /// One table as statements see it.
 pub struct Table<'a> {
-    pub catalog: &'a Catalog,
+    pub written: Written<'a>,
     pub relation: &'a Relation,
 }
 
@@ -28,19 +28,6 @@ struct Input<'a> {
     type_name: &'a str,
     unnests: bool,
     values: Vec<Option<&'a [u8]>>,
-}
-
-/// The canonical values of a row's key, each a valid binary form; `None` when the key does not fit the table.
-pub fn key_values<'a>(
-    catalog: &Catalog,
-    relation: &Relation,
-    row: &'a RowChange,
-) -> Option<Vec<&'a [u8]>> {
-    let types = catalog.key_types(relation);
-    if types.is_empty() {
-        return None;
-    }
-    value::key::split(&types, &row.row.key)
 }
 
 impl<'a> Table<'a> {
@@ -139,8 +126,10 @@ impl<'a> Table<'a> {
     }
 
     fn key_inputs(&self, rows: &[&'a RowChange]) -> Vec<Input<'a>> {
-        let split =
-            |row| key_values(self.catalog, self.relation, row).expect("`fit` has seen the key");
+        let split = |row| {
+            let values = self.written.key_values(self.relation, row);
+            values.expect("`fit` has seen the key")
+        };
         let keys: Vec<Vec<&[u8]>> = rows.iter().map(|row| split(row)).collect();
         let columns = key_columns(self.relation).enumerate();
         columns
@@ -195,7 +184,8 @@ impl<'a> Table<'a> {
     }
 
     fn input(&self, column: &Column, alias: String, values: Vec<Option<&'a [u8]>>) -> Input<'a> {
-        let typed = param_type(self.catalog, column).expect("`fit` has seen the type");
+        let typed = self.written.param(self.relation, column);
+        let typed = typed.expect("`fit` has seen the type");
         Input {
             name: alias,
             column: quoted(&column.name),

@@ -126,6 +126,7 @@ impl Bench {
             epoch: 1,
             seq: FlushSeq(self.seq + 1),
             groups: groups.collect(),
+            shapes: Default::default(),
             guards: Default::default(),
             catalog_is_new: true,
         }

@@ -233,8 +233,8 @@ async fn letters_are_replayed_once_reopened_and_discarded() {
         .unwrap();
     let store = bench.store().clone();
     assert_eq!(store.dead_letters_open().await.unwrap(), 2);
-    let group = store.replay(1).await.unwrap().unwrap();
-    assert_eq!(group.rows, guilty);
+    let letter = store.replay(1).await.unwrap().unwrap();
+    assert_eq!(letter.group.rows, guilty);
     assert_eq!(store.replay(1).await.unwrap(), None);
     assert!(!store.discard(1).await.unwrap());
     assert!(store.reopen(1).await.unwrap());
@@ -257,7 +257,7 @@ async fn letters_are_replayed_once_reopened_and_discarded() {
         .batch_execute("ALTER TABLE t DROP CONSTRAINT t_n_check")
         .await
         .unwrap();
-    bench.flush(vec![group.rows]).await;
+    bench.flush(vec![letter.group.rows]).await;
     assert_eq!(bench.rows("SELECT id FROM t ORDER BY id").await, "1;2");
     let damaged = "INSERT INTO ripen.dead_letter (log, flush, sqlstate, message, changes, payload) VALUES (0, 1, 'x', 'x', '[]', '\\x09')";
     bench.database.sql.batch_execute(damaged).await.unwrap();

@@ -8,6 +8,7 @@ use ripen_cachestore::change::codec::{
     Malformed, Reader, decode_before, decode_group, decode_row_id, encode_before, encode_group,
     encode_row_id, put_count, put_many, put_u32, put_u64,
 };
+use ripen_cachestore::change::shape::{decode_shape, encode_shape};
 use ripen_cachestore::change::{Before, CommitGroup, FlushSeq};
 use ripen_pg::ids::TableOid;
 
@@ -46,6 +47,10 @@ pub(crate) fn encode_command(out: &mut Vec<u8>, command: &Command) {
             encode_group(out, group);
             put_many(out, before, encode_before);
         }
+        Command::Shape(table, shape) => {
+            out.push(5);
+            encode_shape(out, *table, shape);
+        }
         Command::FlushStart(start) => {
             out.push(2);
             put_u64(out, start.seq.0);
@@ -77,6 +82,7 @@ fn decode_command(reader: &mut Reader<'_>) -> Result<Command, Malformed> {
             dead: reader.many(decode_row_id)?,
         }),
         4 => guarded(decode_group(reader)?, reader.many(decode_before)?)?,
+        5 => decode_shape(reader).map(|(table, shape)| Command::Shape(table, shape))?,
         _ => return Err(Malformed("unknown command")),
     })
 }
@@ -117,7 +123,7 @@ fn decode_scope(reader: &mut Reader<'_>) -> Result<FlushScope, Malformed> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use ripen_cachestore::change::{Change, Increment, RowChange, RowId};
+    use ripen_cachestore::change::{Change, Increment, RowChange, RowId, Shape};
     use ripen_pg::ids::TypeOid;
     use ripen_pg::key::Key;
     use ripen_pg::tuple::{Datum, Tuple};
@@ -166,6 +172,11 @@ mod tests {
         prop_oneof![Just(Before::Any), Just(Before::Absent), row]
     }
 
+    fn shape() -> impl Strategy<Value = Shape> {
+        let types = prop::collection::btree_map(any::<u16>(), any::<u32>().prop_map(TypeOid), 0..4);
+        (any::<Vec<u16>>(), types).prop_map(|(key, types)| Shape { key, types })
+    }
+
     fn command() -> impl Strategy<Value = Command> {
         let row = || (row_id(), change()).prop_map(|(row, change)| RowChange { row, change });
         let (rows, guarded) = (row(), (row(), before()));
@@ -187,6 +198,7 @@ mod tests {
                 let (rows, before) = guarded.into_iter().unzip();
                 Command::Guarded(CommitGroup { rows }, before)
             }),
+            (any::<u32>(), shape()).prop_map(|(oid, shape)| Command::Shape(TableOid(oid), shape)),
             start.prop_map(
                 |(seq, cutoff_ms, scope, rows_max)| Command::FlushStart(FlushStart {
                     seq: FlushSeq(seq),

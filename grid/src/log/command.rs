@@ -1,6 +1,6 @@
 //! What the log carries: commands and the entries that pack them. Never says how they look on disk; `codec.rs` does.
 
-use ripen_cachestore::change::{Before, CommitGroup, FlushSeq, RowId};
+use ripen_cachestore::change::{Before, CommitGroup, FlushSeq, RowId, Shape};
 use ripen_pg::ids::TableOid;
 
 /// A position in the log: the Raft index of an entry. Several commands may share one; Raft's own entries take some too.
@@ -14,6 +14,8 @@ pub enum Command {
     Group(CommitGroup),
     /// The same, with what each of its rows was before, in their order: for tables where changes of others win.
     Guarded(CommitGroup, Vec<Before>),
+    /// From here on, what groups say of the table has this shape. Nothing of another one is on its way.
+    Shape(TableOid, Shape),
     /// A flush begins. Applying it decides which rows it takes.
     FlushStart(FlushStart),
     /// A flush ended.

@@ -1,8 +1,8 @@
 //! The state machine's snapshot as bytes: an own versioned layout made of the log's parts. Never holds what Postgres can give again (clean rows, bases).
 //!
-//! Version 2 says of each clock what its row was before; version 1 did not.
+//! Version 3 says the tables' shapes; version 2 says of each clock what its row was before, version 1 did not.
 //!
-//! `u8` version, `u64` last flush, open flush (`u8` 0 or 1, then its groups with clocks), rows with layers, pending rows with clocks, shared groups.
+//! `u8` version, `u64` last flush, open flush (`u8` 0 or 1, then its groups with clocks), rows with layers, pending rows with clocks, shared groups, shapes.
 
 use super::layer;
 use crate::change::{Before, CommitGroup, FlushSeq};
@@ -11,9 +11,10 @@ use crate::rows::Rows;
 use crate::rows::layer::Stage;
 use crate::schedule::{Inner, OpenFlush};
 use ripen_cachestore::change::codec::{self, Malformed, Reader};
+use ripen_cachestore::change::shape;
 use std::sync::Arc;
 
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 
 pub fn save(rows: &Rows, inner: &Inner) -> Vec<u8> {
     let mut out = vec![VERSION];
@@ -31,6 +32,7 @@ pub fn save(rows: &Rows, inner: &Inner) -> Vec<u8> {
     codec::put_many(&mut out, &inner.ripening.tied(), |out, rows| {
         codec::put_many(out, rows, codec::encode_row_id)
     });
+    shape::encode_shapes(&mut out, &inner.shapes);
     out
 }
 
@@ -106,6 +108,9 @@ pub fn load(bytes: &[u8], rows: &Rows, inner: &mut Inner) -> Result<(), Malforme
     }
     for tied in reader.many(|reader| reader.many(codec::decode_row_id))? {
         inner.ripening.tie(tied);
+    }
+    if version >= 3 {
+        inner.shapes = shape::decode_shapes(&mut reader)?;
     }
     reader.end()
 }

@@ -73,6 +73,7 @@ impl Keeper {
 
     /// Uses the catalog of an earlier process until one can be read: this process has not reached Postgres yet.
     pub fn recall(&self, catalog: Catalog) {
+        (self.on_change)(&Catalog::default(), &catalog);
         self.replace(catalog);
     }
 
@@ -192,19 +193,24 @@ impl Keeper {
     }
 
     async fn replay(&self, grid: &Arc<Grid>, id: i64) -> Result<(), ErrorFields> {
-        let group = self
+        let letter = self
             .store
             .replay(id)
             .await
             .map_err(|error| errors::of_store(&error))?
             .ok_or_else(|| no_letter(id))?;
-        let rows: Vec<RowId> = group.rows.iter().map(|change| change.row.clone()).collect();
-        let written = grid
-            .write(&rows, |images| {
-                let group = decide_again(&group, images).ok_or(())?;
-                Ok::<_, ()>((Some(group), ()))
-            })
-            .await;
+        let changes = letter.group.rows.iter();
+        let rows: Vec<RowId> = changes.map(|change| change.row.clone()).collect();
+        let catalog = self.catalog();
+        let decide = |images: &[Option<Tuple>]| {
+            let is_of_now = Arc::ptr_eq(&catalog, &self.catalog());
+            let again = is_of_now.then(|| decide_again(&letter.group, images));
+            Ok::<_, ()>((Some(again.flatten().ok_or(())?), ()))
+        };
+        let written = match letter.fits(&catalog) {
+            true => grid.write(&catalog, &rows, decide).await,
+            false => Ok(Err(())),
+        };
         let refused = match written {
             Ok(Ok(())) => return Ok(()),
             Ok(Err(())) => outdated(id),
@@ -248,7 +254,7 @@ fn outdated(id: i64) -> ErrorFields {
         SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
         format!("dead letter {id} does not fit its rows any more"),
     )
-    .hint("A row that it inserts exists, or one that it updates does not. Make the change by hand, then discard the letter.")
+    .hint("A row that it inserts exists, or one that it updates does not, or a column has another type than it had. Make the change by hand, then discard the letter.")
 }
 
 fn interrupted(id: i64) -> ErrorFields {

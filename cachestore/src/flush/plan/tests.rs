@@ -1,9 +1,14 @@
 use super::*;
 use crate::catalog::{Collation, Column, Grants, NamespaceOid, RoleOid, TypeDef, TypeKind};
+use crate::change::Shapes;
 use bytes::Bytes;
 use ripen_pg::ids::TypeOid;
 use ripen_pg::key::Key;
 use std::sync::Arc;
+
+fn written<'a>(catalog: &'a Catalog, shapes: &'a Shapes) -> Written<'a> {
+    Written { catalog, shapes }
+}
 
 const INT4: TypeOid = TypeOid(23);
 const TEXT: TypeOid = TypeOid(25);
@@ -128,7 +133,7 @@ fn delete(table: u32, id: i32) -> CommitGroup {
 
 fn planned(groups: &[CommitGroup]) -> Vec<Step> {
     let groups: Vec<&CommitGroup> = groups.iter().collect();
-    plan(&catalog(), &groups).unwrap()
+    plan(written(&catalog(), &Shapes::new()), &groups).unwrap()
 }
 
 fn texts(groups: &[CommitGroup]) -> Vec<String> {
@@ -246,7 +251,7 @@ fn what_no_longer_fits_names_its_group() {
     for (guilty, sqlstate) in [(insert(7, 1), "42P01"), (short, "42P10")] {
         let groups = [insert(1, 5), guilty];
         let groups: Vec<&CommitGroup> = groups.iter().collect();
-        let misfit = plan(&catalog(), &groups).unwrap_err();
+        let misfit = plan(written(&catalog(), &Shapes::new()), &groups).unwrap_err();
         assert_eq!((misfit.group, misfit.sqlstate), (1, sqlstate));
     }
     // Dropped columns are nobody's fault.
