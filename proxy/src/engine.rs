@@ -8,6 +8,7 @@ pub mod keeper;
 pub mod outliving;
 mod plans;
 pub mod publisher;
+mod rewiring;
 mod status;
 
 use crate::config::Config;
@@ -23,9 +24,10 @@ use keeper::Keeper;
 use outliving::Word;
 use plans::PlanCache;
 use publisher::Publisher;
+use rewiring::Rewiring;
 use ripen_cachestore::catalog::Relation;
 use ripen_grid::change::RowId;
-use ripen_grid::grid::{Grid, GridError};
+use ripen_grid::grid::{Grid, GridError, Hold};
 use ripen_grid::limits::LOAD_ATTEMPTS_MAX;
 use ripen_grid::rows::{Found, Read};
 use ripen_grid::scope::Scope;
@@ -56,6 +58,7 @@ pub struct Engine {
     /// What happened, for status and metrics.
     pub counters: Counters,
     plans: PlanCache,
+    rewiring: Arc<Rewiring<Hold>>,
     sources: OnceLock<Sources>,
     outliving: mpsc::UnboundedSender<Word>,
 }
@@ -77,6 +80,7 @@ impl Engine {
             config,
             counters: Counters::default(),
             plans: PlanCache::default(),
+            rewiring: Arc::default(),
             sources: OnceLock::new(),
             outliving,
         }

@@ -127,6 +127,7 @@ fn touched(world: &World, pass: &PassPlan) -> String {
 fn shown(effects: &Effects) -> Vec<String> {
     let named = [
         ("ddl", effects.ddl),
+        ("rewires", effects.rewires),
         ("grants", effects.grants),
         ("unpublish", !effects.unpublish.is_empty()),
         ("settings", effects.settings),

@@ -279,3 +279,79 @@ async fn a_prepared_transaction_can_be_ended_whatever_waits_for_it() -> anyhow::
     }
     Ok(())
 }
+
+const FUNCTION: &str = "CREATE FUNCTION told() RETURNS trigger LANGUAGE plpgsql AS
+    'BEGIN UPDATE other SET v = v + 1 WHERE id = NEW.id; RETURN NEW; END'";
+const TRIGGER: &str = "CREATE TRIGGER told AFTER UPDATE ON t FOR EACH ROW EXECUTE FUNCTION told()";
+
+/// Starts a text that comes to wait for a lock in Postgres.
+async fn begin_to_wait(
+    pair: &Pair,
+    sql: &'static str,
+) -> anyhow::Result<tokio::task::JoinHandle<anyhow::Result<Option<String>>>> {
+    let client = pair.ripen.connect().await?;
+    let waiting = tokio::spawn(async move { first(&client, sql).await });
+    ripen_tests::wait::until("it waits for the lock", || async {
+        let sql = "SELECT count(*) FROM pg_locks WHERE NOT granted";
+        Ok((first(&pair.direct, sql).await?.as_deref() == Some("1")).then_some(()))
+    })
+    .await?;
+    Ok(waiting)
+}
+
+#[tokio::test]
+async fn what_waits_behind_a_new_trigger_owns_what_the_trigger_writes() -> anyhow::Result<()> {
+    let pair = pair().await?;
+    let other = pair.ripen.connect().await?;
+    run(&pair.proxied, &[FUNCTION, "BEGIN", TRIGGER]).await?;
+    let waiting = begin_to_wait(&pair, "UPDATE t SET v = 1 WHERE id = 8").await?;
+    run(&other, &["UPDATE other SET v = 100 WHERE id = 8"]).await?;
+    run(&pair.proxied, &["COMMIT"]).await?;
+    waiting.await??;
+    let found = first(&other, "SELECT v FROM other WHERE id = 8").await?;
+    ensure!(found.as_deref() == Some("101"), "{found:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_meets_a_trigger_made_after_it_began_owns_what_the_trigger_writes()
+-> anyhow::Result<()> {
+    let pair = pair().await?;
+    let other = pair.ripen.connect().await?;
+    run(&other, &["SELECT pg_advisory_lock(1)"]).await?;
+    let text = "SELECT pg_advisory_lock(1); UPDATE t SET v = 1 WHERE id = 9";
+    let waiting = begin_to_wait(&pair, text).await?;
+    run(&pair.proxied, &[FUNCTION, TRIGGER]).await?;
+    let writer = pair.ripen.connect().await?;
+    run(&writer, &["UPDATE other SET v = 100 WHERE id = 9"]).await?;
+    run(&other, &["SELECT pg_advisory_unlock(1)"]).await?;
+    waiting.await??;
+    let found = first(&writer, "SELECT v FROM other WHERE id = 9").await?;
+    ensure!(found.as_deref() == Some("101"), "{found:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_waits_behind_a_view_sees_what_the_view_then_reads() -> anyhow::Result<()> {
+    let pair = pair().await?;
+    let other = pair.ripen.connect().await?;
+    let view = "CREATE OR REPLACE VIEW seen AS SELECT sum(v) AS v FROM";
+    run(&pair.proxied, &[&format!("{view} t")]).await?;
+    queued(&other, "UPDATE other SET v = 5 WHERE id = 10").await?;
+    run(&pair.proxied, &["BEGIN", &format!("{view} other")]).await?;
+    let waiting = begin_to_wait(&pair, "SELECT v FROM seen").await?;
+    run(&pair.proxied, &["COMMIT"]).await?;
+    let found = waiting.await??;
+    ensure!(found.as_deref() == Some("5"), "{found:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_index_in_the_making_holds_nobody_elses_rows() -> anyhow::Result<()> {
+    let pair = pair().await?;
+    let other = pair.ripen.connect().await?;
+    let index = "CREATE INDEX ON t (v)";
+    run(&pair.proxied, &["BEGIN", index]).await?;
+    let _waiting = begin_to_wait(&pair, "UPDATE t SET v = 1 WHERE id = 8").await?;
+    queued(&other, "UPDATE other SET v = 100 WHERE id = 8").await
+}

@@ -3,17 +3,20 @@
 
 use super::outliving::{Outliving, Word};
 use super::publisher::Withdrawn;
+use super::rewiring::Stay;
 use super::{Engine, errors};
 use crate::eval::Params;
-use crate::plan::{PassPlan, StatementKind, TxControl};
+use crate::plan::{PassPlan, ScopeTemplate, StatementKind, TxControl};
 use crate::session::answerer::{Asker, Outcome, Snapshot};
 use ripen_cachestore::backends::BackendPid;
+use ripen_cachestore::catalog::Epoch;
 use ripen_cachestore::prepared::Prepared;
 use ripen_grid::grid::Hold;
 use ripen_grid::scope::Scope;
 use ripen_pg::ids::TableOid;
 use ripen_pg::sqlstate::ErrorFields;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 /// What a session's transaction in Postgres holds: ownership of scopes, and what must happen before its end is acknowledged.
 #[derive(Default)]
@@ -27,6 +30,9 @@ pub struct Holds {
     pub(super) unread: bool,
     /// It may have ended one that went on.
     ends_prepared: bool,
+    /// The catalog's epoch when it first may have written anything.
+    wrote_since: Option<Epoch>,
+    stay: Option<Stay<Hold>>,
 }
 
 /// Whether its end changes the catalog.
@@ -41,9 +47,10 @@ enum CatalogChange {
 
 impl Holds {
     /// Those of a transaction that was prepared before anybody here knew of it.
-    pub(super) fn adopted(gid: String, hold: Hold) -> Holds {
+    fn adopted(gid: String, hold: Hold, stay: Stay<Hold>) -> Holds {
         Holds {
             holds: vec![hold],
+            stay: Some(stay),
             catalog: CatalogChange::Perhaps,
             prepared: [gid].into(),
             ..Holds::default()
@@ -81,7 +88,14 @@ impl Engine {
     ) -> Result<(), ErrorFields> {
         self.counters.passed(&plan.reason);
         holds.note(plan);
-        let writes = self.scope(&plan.writes, params, asker.settings);
+        let sure = self.is_sure(plan, holds).await?;
+        let scope = |template: &ScopeTemplate| match template {
+            template if sure || template.is_nothing() => {
+                self.scope(template, params, asker.settings)
+            }
+            _ => Scope::Everything,
+        };
+        let writes = scope(&plan.writes);
         if !writes.is_nothing() && !holds.holds.iter().any(|hold| hold.covers(&writes)) {
             // The flush may be waiting for rows that this very command sets free.
             let hold = if ends_prepared(plan) {
@@ -94,15 +108,36 @@ impl Engine {
         }
         self.withdraw(plan, holds).await;
         let reads = match snapshot {
-            Snapshot::OfStatement => self.scope(&plan.reads, params, asker.settings),
+            Snapshot::OfStatement => scope(&plan.reads),
             Snapshot::First => Scope::Everything,
             // Constraints look at the newest rows, whatever the snapshot.
-            Snapshot::Taken if !plan.writes.is_nothing() => {
-                self.scope(&plan.reads, params, asker.settings)
-            }
+            Snapshot::Taken if !plan.writes.is_nothing() => scope(&plan.reads),
             Snapshot::Taken => Scope::Nothing,
         };
         self.barrier(&reads).await
+    }
+
+    /// Whether the statement touches what its plan says and no more, as far as others who come through here can tell. Those whose plans the statement makes
+    /// unsure hold everything until they end.
+    async fn is_sure(&self, plan: &PassPlan, holds: &mut Holds) -> Result<bool, ErrorFields> {
+        let stay = holds.stay.get_or_insert_with(|| self.rewiring.begin());
+        if plan.effects.rewires {
+            let others = stay.rewires();
+            if !others.is_empty() {
+                let hold = self.grid.hold(Scope::Everything).await;
+                let hold = Arc::new(hold.map_err(|error| errors::of_grid(&error))?);
+                others
+                    .iter()
+                    .for_each(|given| given.lock().push(hold.clone()));
+            }
+        }
+        let met = stay.is_met();
+        // In this order: a change that is not met has had the catalog read anew.
+        let epoch = self.keeper.epoch();
+        if !plan.writes.is_nothing() {
+            holds.wrote_since.get_or_insert(epoch);
+        }
+        Ok(!met && plan.epoch == epoch)
     }
 
     /// Published tables that the statement may leave without replica identity are taken out first; they are held by now.
@@ -147,12 +182,20 @@ impl Engine {
     pub(super) async fn end(&self, holds: Holds, changed: bool) {
         // Before the catalog is read: that wakes the upkeep, which puts back what may be.
         drop(holds.withdrawn);
+        let overtaken = holds
+            .wrote_since
+            .is_some_and(|epoch| epoch != self.keeper.epoch());
         if changed {
             self.read_catalog(holds.catalog).await;
+            if overtaken {
+                // The schema was changed meanwhile, perhaps by others: what it has written may be more than it holds.
+                self.grid.release(self.grid.seize(Scope::Everything), true);
+            }
         }
         for hold in holds.holds {
             self.grid.release(hold, changed);
         }
+        drop(holds.stay);
     }
 
     async fn read_catalog(&self, change: CatalogChange) {
@@ -176,7 +219,12 @@ impl Engine {
 
     /// The flush may be waiting for rows of it, so it is not waited for.
     pub(super) fn adopt(&self, prepared: Prepared) -> Holds {
+        let mut stay = self.rewiring.begin();
+        if prepared.tables.is_none() {
+            // Nobody else is at work yet, or holds everything.
+            stay.rewires();
+        }
         let scope = prepared.tables.map_or(Scope::Everything, Scope::Tables);
-        Holds::adopted(prepared.gid, self.grid.seize(scope))
+        Holds::adopted(prepared.gid, self.grid.seize(scope), stay)
     }
 }

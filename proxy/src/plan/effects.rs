@@ -10,6 +10,8 @@ pub struct Effects {
     pub ddl: bool,
     /// Changes what names mean, or what touching a table leads to, already for the rest of the transaction. Implies `ddl`.
     pub meanings: bool,
+    /// Statements of others that meet it may touch more than their plans name, once it is committed. Implies `meanings`.
+    pub rewires: bool,
     /// Changes grants or roles: as `ddl`, and privileges may be gone.
     pub grants: bool,
     /// Tables that may lose their replica identity, or that Postgres refuses to change so while they are published.
@@ -50,6 +52,7 @@ impl Effects {
         let Effects {
             ddl,
             meanings,
+            rewires,
             grants,
             unpublish,
             settings,
@@ -70,6 +73,7 @@ impl Effects {
         let lasting = [
             ddl,
             meanings,
+            rewires,
             grants,
             settings,
             temp_tables,

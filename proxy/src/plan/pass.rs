@@ -7,6 +7,7 @@ use super::parse::NodeEnum;
 use super::reason::Reason;
 use super::scope::ScopeTemplate;
 use super::touch::{Reach, Touch};
+use ripen_cachestore::catalog::Epoch;
 
 /// A text for Postgres.
 #[derive(Clone, Debug)]
@@ -23,6 +24,8 @@ pub struct PassPlan {
     pub widened: Option<&'static str>,
     /// What it is (of several statements: the first).
     pub kind: StatementKind,
+    /// Of the catalog by which it is so.
+    pub epoch: Epoch,
 }
 
 impl PassPlan {
@@ -34,6 +37,7 @@ impl PassPlan {
             effects: Effects {
                 ddl: true,
                 meanings: true,
+                rewires: true,
                 grants: true,
                 settings: true,
                 temp_tables: true,
@@ -44,6 +48,7 @@ impl PassPlan {
             reason,
             widened: Some("the statement is not understood"),
             kind: StatementKind::Unknown,
+            epoch: Epoch::default(),
         }
     }
 
@@ -78,6 +83,7 @@ impl PassPlan {
             reason: reason(kind),
             widened: touch.widened,
             kind,
+            epoch: names.catalog.epoch,
         }
     }
 }

@@ -205,7 +205,9 @@ impl Touch<'_> {
 
     fn ddl(&mut self, node: &NodeEnum) -> StatementKind {
         self.effects.ddl = true;
-        self.effects.meanings |= self.changes_meanings(node);
+        let changes_meanings = self.changes_meanings(node);
+        self.effects.meanings |= changes_meanings;
+        self.effects.rewires |= changes_meanings && !adds_only(node);
         if self.names.catalog.event_triggers {
             self.user_code("event triggers run user code");
         }
@@ -419,6 +421,26 @@ fn makes_opaque(node: &NodeEnum) -> bool {
             | NodeEnum::CommentStmt(_)
             | NodeEnum::GrantStmt(_)
             | NodeEnum::RefreshMatViewStmt(_)
+    )
+}
+
+/// DDL that only adds what nothing leads to yet, or changes nothing that a statement's reach depends on.
+fn adds_only(node: &NodeEnum) -> bool {
+    matches!(
+        node,
+        NodeEnum::CreateStmt(_)
+            | NodeEnum::IndexStmt(_)
+            | NodeEnum::RefreshMatViewStmt(_)
+            | NodeEnum::CreateStatsStmt(_)
+            | NodeEnum::CreateSeqStmt(_)
+            | NodeEnum::AlterSeqStmt(_)
+            | NodeEnum::CreateEnumStmt(_)
+            | NodeEnum::AlterEnumStmt(_)
+            | NodeEnum::CompositeTypeStmt(_)
+            | NodeEnum::GrantStmt(_)
+            | NodeEnum::CreateRoleStmt(_)
+            | NodeEnum::CreatedbStmt(_)
+            | NodeEnum::DropdbStmt(_)
     )
 }
 

@@ -10,6 +10,7 @@ use crate::plan::{
     TxControl, WritePlan,
 };
 use bytes::{BufMut, Bytes, BytesMut};
+use ripen_cachestore::catalog::Epoch;
 use ripen_pg::ids::TableOid;
 use ripen_pg::sqlstate::{self, ErrorFields, SqlState};
 use ripen_pg::wire::backend::{self, FieldDescription};
@@ -85,6 +86,7 @@ pub(super) fn passing(local: &LocalPlan) -> Arc<PassPlan> {
         reason: Reason::new("transaction", "the transaction is in Postgres"),
         kind: StatementKind::Transaction,
         widened: None,
+        epoch: Epoch::default(),
     })
 }
 

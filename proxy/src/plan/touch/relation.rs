@@ -54,6 +54,7 @@ impl Touch<'_> {
                     self.everything("writes to system catalogs");
                     self.effects.ddl = true;
                     self.effects.meanings = true;
+                    self.effects.rewires = true;
                     self.effects.grants = true;
                 }
                 None
