@@ -5,6 +5,7 @@ use anyhow::Context;
 use ripen_cachestore::catalog::Epoch;
 use ripen_cachestore::change::{Change, CommitGroup, FlushSeq, Increment, RowChange, RowId};
 use ripen_cachestore::flush::FlushBatch;
+use ripen_cachestore::progress::{LogIdentity, LogKey, Taker};
 use ripen_cachestore::{Store, Upstream};
 use ripen_pg::ids::TypeOid;
 use ripen_pg::key::Key;
@@ -13,7 +14,10 @@ use std::time::Instant;
 
 const ROWS: i64 = 1000;
 const ROUNDS: u64 = 50;
-const LOG: i32 = 999;
+const LOG: LogKey = LogKey {
+    number: 999,
+    identity: LogIdentity(1),
+};
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
@@ -37,7 +41,13 @@ async fn main() -> anyhow::Result<()> {
     let namespace = catalog.namespaces["public"].oid;
     let table = catalog.names[&(namespace, "flush_rate".to_owned())];
 
-    let mut seq = store.take_over(LOG, 1).await?;
+    let taker = Taker {
+        log: LOG,
+        epoch: 1,
+        holder: "flush_rate",
+        has_flushed: false,
+    };
+    let mut seq = store.take_over(taker).await?.applied;
     for kind in ["insert", "update", "increment", "put", "delete"] {
         let mut batches = Vec::new();
         for round in 0..ROUNDS as i64 {

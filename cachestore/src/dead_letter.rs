@@ -3,7 +3,7 @@
 use crate::change::{FlushSeq, Letter, RowId};
 use crate::error::StoreError;
 use crate::limits::DEAD_LETTER_PAGE;
-use crate::progress::unsigned;
+use crate::progress::{LogKey, signed, unsigned};
 use crate::store::Store;
 use tokio_postgres::Row;
 
@@ -72,11 +72,15 @@ impl Store {
     }
 
     /// Rows of the groups that one flush sent to the dead letters: what a flush whose answer was lost would have reported.
-    pub async fn dead_rows(&self, log: i32, flush: FlushSeq) -> Result<Vec<RowId>, StoreError> {
+    pub async fn dead_rows(&self, log: LogKey, flush: FlushSeq) -> Result<Vec<RowId>, StoreError> {
         let client = self.client().await?;
-        let sql = "SELECT id, payload FROM ripen.dead_letter WHERE log = $1 AND flush = $2";
+        let sql = "SELECT id, payload FROM ripen.dead_letter WHERE log = $1 AND identity = $2 AND flush = $3";
+        let (number, identity) = (log.number, log.identity.stored());
         let mut dead = Vec::new();
-        for row in client.query(sql, &[&log, &(flush.0 as i64)]).await? {
+        let rows = client
+            .query(sql, &[&number, &identity, &signed(flush.0)])
+            .await?;
+        for row in rows {
             let (id, payload): (i64, &[u8]) = (row.try_get(0)?, row.try_get(1)?);
             let letter = Letter::decode(payload)
                 .ok_or_else(|| StoreError::Unexpected(format!("payload of dead letter {id}")))?;

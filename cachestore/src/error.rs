@@ -16,19 +16,15 @@ pub enum StoreError {
     /// No connection of the pool became free in time.
     #[error("all {0} connections of Ripen to the upstream are busy")]
     PoolTimeout(usize),
-    /// A newer leader has taken over the progress row: step down.
-    #[error("log {log} has been taken over by epoch {epoch}")]
+    /// A newer leader has taken over: step down.
+    #[error("taken over by {by}")]
     Fenced {
-        /// The log.
-        log: i32,
-        /// The epoch found.
-        epoch: u64,
+        /// Who, in words.
+        by: String,
     },
     /// The progress row is ours but not at the flush before this one: ask [`crate::Store::outcome`].
-    #[error("log {log}: flush {asked:?} cannot follow flush {applied:?}")]
+    #[error("flush {asked:?} cannot follow flush {applied:?}")]
     OutOfOrder {
-        /// The log.
-        log: i32,
         /// The flush asked for.
         asked: FlushSeq,
         /// The last one Postgres has.

@@ -17,7 +17,7 @@ use crate::catalog::{Catalog, Relation};
 use crate::change::{CommitGroup, FlushSeq, RowId, Shapes};
 use crate::error::{Class, StoreError};
 use crate::failpoint;
-use crate::progress::{progress, signed};
+use crate::progress::{self, LogKey, signed};
 use crate::raw::dynamic;
 use crate::sql::qualified;
 use crate::store::{Connection, Store};
@@ -37,7 +37,7 @@ use written::Written;
 #[derive(Clone, Debug, PartialEq)]
 pub struct FlushBatch {
     /// The log.
-    pub log: i32,
+    pub log: LogKey,
     /// The leader's epoch.
     pub epoch: u64,
     /// One more than `ripen.progress.applied`.
@@ -156,17 +156,19 @@ fn simple<'a>(client: &'a Connection, sql: &'static str) -> Command<'a> {
 const SAVEPOINT: &str = "SET CONSTRAINTS ALL DEFERRED; SAVEPOINT ripen";
 
 const PROGRESS: &str = "UPDATE ripen.progress SET applied = $1::bigint, epoch = $2::bigint, at = now() \
-     WHERE log = $3 AND epoch <= $2::bigint AND applied = $1::bigint - 1 RETURNING pg_current_xact_id()::text";
+     WHERE log = $3 AND identity = $4 AND epoch <= $2::bigint AND applied = $1::bigint - 1 RETURNING pg_current_xact_id()::text";
 
 /// Opens the transaction, moves the progress row on and thereby keeps every other flush of the log out until the end.
 async fn begin(client: &Connection, batch: &FlushBatch) -> Result<Xid, StoreError> {
     let statement = client.prepare_cached(PROGRESS).await?;
     let (seq, epoch) = (signed(batch.seq.0), signed(batch.epoch));
-    let (statement, log) = (&statement, batch.log);
+    let (statement, log, identity) = (&statement, batch.log.number, batch.log.identity.stored());
     let answers = pipeline(vec![
         simple(client, "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"),
         Box::pin(async move {
-            let rows = client.query(statement, &[&seq, &epoch, &log]).await;
+            let rows = client
+                .query(statement, &[&seq, &epoch, &log, &identity])
+                .await;
             rows.map(Answer::Rows)
         }),
         simple(client, SAVEPOINT),
@@ -185,24 +187,13 @@ async fn begin(client: &Connection, batch: &FlushBatch) -> Result<Xid, StoreErro
 
 /// Why the progress row was not ours to move.
 async fn refused(client: &Connection, batch: &FlushBatch) -> Result<StoreError, StoreError> {
-    let log = batch.log;
-    let sql = "SELECT applied, epoch FROM ripen.progress WHERE log = $1";
-    let found = client.query_opt(sql, &[&log]).await?;
-    let (applied, epoch) = match found {
-        Some(row) => {
-            let found = progress(row.try_get(0)?, row.try_get(1)?)?;
-            (found.applied, found.epoch)
-        }
-        None => (FlushSeq(0), 0),
-    };
-    if epoch > batch.epoch {
-        return Ok(StoreError::Fenced { log, epoch });
+    let found = progress::find(&***client, batch.log, "").await?;
+    if found.is_some_and(|found| found.epoch > batch.epoch) {
+        return progress::fenced(&***client, batch.log.number).await;
     }
-    let asked = batch.seq;
     Ok(StoreError::OutOfOrder {
-        log,
-        asked,
-        applied,
+        asked: batch.seq,
+        applied: found.map_or(FlushSeq(0), |found| found.applied),
     })
 }
 

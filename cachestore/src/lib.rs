@@ -3,6 +3,7 @@
 pub mod backends;
 pub mod catalog;
 pub mod change;
+pub mod claim;
 pub mod dead_letter;
 pub mod dial;
 pub mod error;

@@ -12,7 +12,7 @@ use tokio_postgres::Transaction;
 static MIGRATIONS: Migrator = sqlx::migrate!("../migrations");
 
 /// "ripen" in ASCII, as the key of the advisory lock.
-const LOCK: i64 = 0x72_69_70_65_6e;
+pub(crate) const LOCK: i64 = 0x72_69_70_65_6e;
 
 /// sqlx's own bookkeeping table, in our schema, so that its command line tools can read it.
 const BOOKKEEPING: &str = "CREATE SCHEMA IF NOT EXISTS ripen; \
@@ -48,18 +48,21 @@ impl Store {
     }
 }
 
-/// All migrations as one SQL script that a privileged role can run (with bookkeeping), ending with the grants Ripen's role needs.
+/// All migrations as one SQL script that a privileged role can run (with bookkeeping), ending with the grants Ripen's role needs. Those that the database has
+/// already are left out when it runs.
 pub fn print() -> String {
     let mut script = format!(
         "BEGIN;\nSELECT pg_advisory_xact_lock({LOCK});\n{};\n\n",
         BOOKKEEPING.replace("; ", ";\n")
     );
     for migration in MIGRATIONS.iter() {
+        let version = migration.version;
         let _ = writeln!(
             script,
-            "{}\n\nINSERT INTO ripen._sqlx_migrations (version, description, success, checksum, execution_time)\nVALUES ({}, '{}', true, '\\x{}', -1);\n",
+            "DO $migration$ BEGIN IF NOT EXISTS (SELECT FROM ripen._sqlx_migrations WHERE version = {version}) THEN\n\n{}\n\n\
+             INSERT INTO ripen._sqlx_migrations (version, description, success, checksum, execution_time)\nVALUES ({version}, '{}', true, '\\x{}', -1);\n\n\
+             END IF; END $migration$;\n",
             migration.sql.as_str().trim_end(),
-            migration.version,
             migration.description.replace('\'', "''"),
             hex(&migration.checksum),
         );

@@ -1,8 +1,33 @@
-//! The one row per log in `ripen.progress`: which flush Postgres has, and who may flush next. Never creates or skips a flush.
+//! The rows of `ripen.progress`, one per log: which of its flushes Postgres has, and who may flush next. Never creates or skips a flush.
+//!
+//! `applied` counts the flushes of one log alone. `epoch` fences: a take-over raises it in the rows of all logs of that number, so whoever led before, of
+//! whatever log, finds no row to move.
 
 use crate::change::FlushSeq;
 use crate::error::StoreError;
+use crate::migrate;
 use crate::store::Store;
+use tokio_postgres::{GenericClient, Transaction};
+
+/// A log as the system of record knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogKey {
+    /// Its number: logs of one number write the same tables, so only one of them is led at a time.
+    pub number: i32,
+    /// Drawn when it was made.
+    pub identity: LogIdentity,
+}
+
+/// Tells a log from all others, in whatever folder or database. Never 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogIdentity(pub u64);
+
+impl LogIdentity {
+    /// As `ripen.progress` has it: the same bits with a sign.
+    pub fn stored(self) -> i64 {
+        self.0.cast_signed()
+    }
+}
 
 /// A row of `ripen.progress`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,6 +36,37 @@ pub struct Progress {
     pub applied: FlushSeq,
     /// The leader who may flush.
     pub epoch: u64,
+}
+
+/// Who took over last.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Owner {
+    /// Since that epoch.
+    pub epoch: u64,
+    /// In words for people, as it described itself.
+    pub holder: String,
+}
+
+/// Who takes a log over.
+#[derive(Clone, Copy, Debug)]
+pub struct Taker<'a> {
+    /// The log.
+    pub log: LogKey,
+    /// Larger than any before.
+    pub epoch: u64,
+    /// The process, in words for people.
+    pub holder: &'a str,
+    /// Whether the log has ever flushed. Then a row from before logs had identities is its own.
+    pub has_flushed: bool,
+}
+
+/// What a take-over found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Taken {
+    /// The last flush of this log that Postgres has.
+    pub applied: FlushSeq,
+    /// Who led another log of that number until now.
+    pub other: Option<String>,
 }
 
 /// What became of a flush whose COMMIT was not answered.
@@ -23,73 +79,150 @@ pub enum FlushFate {
 }
 
 impl Store {
-    /// The log's progress; `None` before the first take-over. Does not wait for a running flush. Cancel safe.
-    pub async fn progress(&self, log: i32) -> Result<Option<Progress>, StoreError> {
-        let client = self.client().await?;
-        let statement = client
-            .prepare_cached("SELECT applied, epoch FROM ripen.progress WHERE log = $1")
-            .await?;
-        let row = client.query_opt(&statement, &[&log]).await?;
-        row.map(|row| progress(row.try_get(0)?, row.try_get(1)?))
-            .transpose()
+    /// The log's progress; `None` before its first take-over. Does not wait for a running flush. Cancel safe.
+    pub async fn progress(&self, log: LogKey) -> Result<Option<Progress>, StoreError> {
+        find(&**self.client().await?, log, "").await
     }
 
-    /// Makes `epoch` the log's leader and returns the last flush that Postgres has. Waits (up to `lock_timeout`) for any flush transaction still running:
-    /// when it returns, no older leader's flush can commit any more. `Fenced` when a newer leader exists. Repeatable.
-    pub async fn take_over(&self, log: i32, epoch: u64) -> Result<FlushSeq, StoreError> {
+    /// The newest epoch of that number's logs. Cancel safe.
+    pub async fn newest_epoch(&self, number: i32) -> Result<u64, StoreError> {
+        let sql = "SELECT coalesce(max(epoch), 0) FROM ripen.progress WHERE log = $1";
         let client = self.client().await?;
-        let row = client
-            .query_opt(
-                "INSERT INTO ripen.progress AS p (log, epoch, applied) VALUES ($1, $2, 0) \
-                 ON CONFLICT (log) DO UPDATE SET epoch = excluded.epoch, at = now() WHERE p.epoch <= excluded.epoch RETURNING applied",
-                &[&log, &signed(epoch)],
+        unsigned(client.query_one(sql, &[&number]).await?.try_get(0)?)
+    }
+
+    /// Makes the taker the leader. Waits (up to `lock_timeout`) for any flush transaction still running: when it returns, no older leader's flush can
+    /// commit any more. `Fenced` when a newer leader exists. Repeatable.
+    pub async fn take_over(&self, taker: Taker<'_>) -> Result<Taken, StoreError> {
+        let mut client = self.client().await?;
+        let transaction = client.build_transaction().start().await?;
+        let other = fence_others(&transaction, taker).await?;
+        adopt(&transaction, taker).await?;
+        let sql = "INSERT INTO ripen.progress (log, identity, epoch, applied, holder) VALUES ($1, $2, $3, 0, $4) \
+             ON CONFLICT (log, identity) DO UPDATE SET epoch = excluded.epoch, holder = excluded.holder, at = now() RETURNING applied";
+        let (number, identity) = (taker.log.number, taker.log.identity.stored());
+        let own = transaction
+            .query_one(
+                sql,
+                &[&number, &identity, &signed(taker.epoch), &taker.holder],
             )
             .await?;
-        match row {
-            Some(row) => Ok(FlushSeq(unsigned(row.try_get(0)?)?)),
-            None => Err(self.fenced(log).await?),
-        }
+        let applied = FlushSeq(unsigned(own.try_get(0)?)?);
+        transaction.commit().await?;
+        Ok(Taken { applied, other })
     }
 
     /// What became of flush `seq` after [`StoreError::UnknownOutcome`] or [`StoreError::OutOfOrder`]. Waits for the old transaction to end, so the answer is final.
     /// `Fenced` when a newer leader exists and the flush is not applied: then it is the new leader's to repeat.
     pub async fn outcome(
         &self,
-        log: i32,
+        log: LogKey,
         epoch: u64,
         seq: FlushSeq,
     ) -> Result<FlushFate, StoreError> {
         let client = self.client().await?;
-        let row = client
-            .query_opt(
-                "SELECT applied, epoch FROM ripen.progress WHERE log = $1 FOR UPDATE",
-                &[&log],
-            )
-            .await?;
-        let Some(row) = row else {
+        let Some(found) = find(&**client, log, "FOR UPDATE").await? else {
             return Ok(FlushFate::NotApplied);
         };
-        let found = progress(row.try_get(0)?, row.try_get(1)?)?;
         if found.applied >= seq {
             return Ok(FlushFate::Applied);
         }
         if found.epoch > epoch {
-            let epoch = found.epoch;
-            return Err(StoreError::Fenced { log, epoch });
+            return Err(fenced(&**client, log.number).await?);
         }
         Ok(FlushFate::NotApplied)
     }
-
-    async fn fenced(&self, log: i32) -> Result<StoreError, StoreError> {
-        let epoch = self.progress(log).await?.map_or(0, |found| found.epoch);
-        Ok(StoreError::Fenced { log, epoch })
-    }
 }
 
-pub(crate) fn progress(applied: i64, epoch: i64) -> Result<Progress, StoreError> {
-    Ok(Progress {
-        applied: FlushSeq(unsigned(applied)?),
-        epoch: unsigned(epoch)?,
+/// Locks the rows of all logs of the number, and ends the turn of the others. Answers who of them had it.
+async fn fence_others(
+    transaction: &Transaction<'_>,
+    taker: Taker<'_>,
+) -> Result<Option<String>, StoreError> {
+    let (number, epoch) = (taker.log.number, signed(taker.epoch));
+    let identity = taker.log.identity.stored();
+    // Two that begin at once would not see each other's first row.
+    let lock = "SELECT pg_advisory_xact_lock($1)";
+    transaction.execute(lock, &[&migrate::LOCK]).await?;
+    let sql = "SELECT epoch, holder, identity FROM ripen.progress WHERE log = $1 ORDER BY identity FOR UPDATE";
+    let mut other = None;
+    for row in transaction.query(sql, &[&number]).await? {
+        if row.try_get::<_, i64>(0)? > epoch {
+            return Err(fenced(transaction, number).await?);
+        }
+        if row.try_get::<_, i64>(2)? != identity {
+            other = row.try_get::<_, Option<String>>(1)?.or(other);
+        }
+    }
+    let sql =
+        "UPDATE ripen.progress SET epoch = $3, holder = NULL WHERE log = $1 AND identity <> $2";
+    transaction
+        .execute(sql, &[&number, &identity, &epoch])
+        .await?;
+    Ok(other)
+}
+
+/// What was written before logs had identities belongs to the log that went on flushing. A log that never has, has no part in it unless there was nothing.
+async fn adopt(transaction: &Transaction<'_>, taker: Taker<'_>) -> Result<(), StoreError> {
+    let (number, identity) = (taker.log.number, taker.log.identity.stored());
+    let sql = "UPDATE ripen.progress SET identity = $2 WHERE log = $1 AND identity = 0 AND ($3 OR applied = 0) \
+         AND NOT EXISTS (SELECT FROM ripen.progress WHERE log = $1 AND identity = $2)";
+    let adopted = transaction
+        .execute(sql, &[&number, &identity, &taker.has_flushed])
+        .await?;
+    if adopted > 0 {
+        let sql = "UPDATE ripen.dead_letter SET identity = $2 WHERE log = $1 AND identity = 0";
+        transaction.execute(sql, &[&number, &identity]).await?;
+    }
+    Ok(())
+}
+
+/// The log's row; `lock` may be `FOR UPDATE`.
+pub(crate) async fn find(
+    client: &impl GenericClient,
+    log: LogKey,
+    lock: &str,
+) -> Result<Option<Progress>, StoreError> {
+    let sql = format!(
+        "SELECT applied, epoch FROM ripen.progress WHERE log = $1 AND identity = $2 {lock}"
+    );
+    let row = client
+        .query_opt(&sql, &[&log.number, &log.identity.stored()])
+        .await?;
+    let progress = |row: tokio_postgres::Row| {
+        Ok(Progress {
+            applied: FlushSeq(unsigned(row.try_get(0)?)?),
+            epoch: unsigned(row.try_get(1)?)?,
+        })
+    };
+    row.map(progress).transpose()
+}
+
+/// Who leads the logs of that number.
+pub(crate) async fn owner(
+    client: &impl GenericClient,
+    number: i32,
+) -> Result<Option<Owner>, StoreError> {
+    let sql = "SELECT epoch, holder FROM ripen.progress WHERE log = $1 AND holder IS NOT NULL ORDER BY epoch DESC LIMIT 1";
+    let row = client.query_opt(sql, &[&number]).await?;
+    let owner = |row: tokio_postgres::Row| {
+        Ok(Owner {
+            epoch: unsigned(row.try_get(0)?)?,
+            holder: row.try_get(1)?,
+        })
+    };
+    row.map(owner).transpose()
+}
+
+/// The error of one whose turn is over.
+pub(crate) async fn fenced(
+    client: &impl GenericClient,
+    number: i32,
+) -> Result<StoreError, StoreError> {
+    let owner = owner(client, number).await?;
+    let unknown = || "a newer leader".to_owned();
+    Ok(StoreError::Fenced {
+        by: owner.map_or_else(unknown, |owner| owner.holder),
     })
 }
 

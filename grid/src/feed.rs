@@ -28,6 +28,8 @@ pub struct Served {
 #[derive(Debug, Default)]
 pub struct Feed {
     served: ArcSwap<Served>,
+    /// How often the stream has begun anew. Locked while `served` changes, so that nothing decided before a beginning counts after it.
+    beginnings: Mutex<u64>,
     live: AtomicBool,
     given_up: AtomicBool,
     bypass: AtomicBool,
@@ -109,19 +111,37 @@ impl Feed {
         self.served.load_full()
     }
 
-    /// Replaces the set of tables.
-    pub fn serve(&self, served: Served) {
+    /// How often the stream has begun anew: what is decided about it now counts until this changes.
+    pub fn beginnings(&self) -> u64 {
+        *self.beginnings.lock()
+    }
+
+    /// Replaces the set of tables, as decided when the stream had begun so often. Has it begun again since, none of them is followed.
+    pub fn serve(&self, mut served: Served, beginnings: u64) {
+        let now = self.beginnings.lock();
+        if *now != beginnings {
+            served.followed.clear();
+        }
+        self.served.store(Arc::new(served));
+    }
+
+    /// These tables are not followed any more.
+    pub fn unfollow(&self, is_one: impl Fn(&TableOid) -> bool) {
+        let _changing = self.beginnings.lock();
+        let mut served = Served::clone(&self.served.load());
+        served.followed.retain(|table| !is_one(table));
         self.served.store(Arc::new(served));
     }
 
     /// There is no stream: only exclusive tables are served.
     pub fn follow_nothing(&self) {
         self.given_up.store(true, Ordering::SeqCst);
-        let served = self.served.load_full();
-        self.serve(Served {
-            followed: Default::default(),
-            ..(*served).clone()
-        });
+        self.begin_anew();
+    }
+
+    fn begin_anew(&self) {
+        *self.beginnings.lock() += 1;
+        self.unfollow(|_| true);
     }
 
     /// The stream stands (or fell). A stream that could not resume must have its rows dropped before this says `true`.
@@ -166,8 +186,9 @@ impl Feed {
         self.freshness.lock().pass(lsn);
     }
 
-    /// A new timeline or a new slot: positions may go back.
+    /// A new process, timeline or slot: positions may go back, and transactions that run may be told in part only. So nothing is followed until that is decided anew.
     pub fn restart_at(&self, lsn: Lsn) {
+        self.begin_anew();
         self.position.store(lsn.0, Ordering::SeqCst);
         self.freshness.lock().samples.clear();
     }
@@ -227,10 +248,13 @@ mod tests {
 
     fn following(table: TableOid) -> Feed {
         let feed = Feed::default();
-        feed.serve(Served {
-            followed: [table].into_iter().collect(),
-            ..Served::default()
-        });
+        feed.serve(
+            Served {
+                followed: [table].into_iter().collect(),
+                ..Served::default()
+            },
+            0,
+        );
         feed.set_live(true, 0);
         feed
     }
@@ -294,5 +318,20 @@ mod tests {
         feed.sample(106_250, Lsn(12));
         assert_eq!(feed.judge(106_250, 5_000), Some(false));
         assert!(feed.serves(table));
+    }
+
+    #[test]
+    fn what_was_decided_before_the_stream_began_anew_counts_no_more() {
+        let table = TableOid(1);
+        let feed = following(table);
+        let decided = (Served::clone(&feed.served()), feed.beginnings());
+        feed.restart_at(Lsn(5));
+        assert!(!feed.serves(table));
+        feed.serve(decided.0.clone(), decided.1);
+        assert!(!feed.serves(table));
+        feed.serve(decided.0, feed.beginnings());
+        assert!(feed.serves(table));
+        feed.unfollow(|followed| *followed == table);
+        assert!(!feed.serves(table));
     }
 }

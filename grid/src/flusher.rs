@@ -11,9 +11,10 @@ use crate::log::{Command, FlushEnd, FlushScope, FlushStart, Log, LogError};
 use crate::rows::Rows;
 use crate::schedule::{OpenFlush, Schedule};
 use crate::scope::Scope;
+use crate::settlement::{self, SetBack};
 use ripen_cachestore::failpoint::reach;
 use ripen_cachestore::flush::{FlushBatch, FlushOutcome};
-use ripen_cachestore::progress::FlushFate;
+use ripen_cachestore::progress::{FlushFate, LogKey, Taken, Taker};
 use ripen_cachestore::{Class, Store, StoreError};
 use ripen_pg::ids::TableOid;
 use std::sync::Arc;
@@ -67,6 +68,10 @@ pub struct Flusher {
     pub log: Log,
     /// The log's number in `ripen.progress`.
     pub log_number: i32,
+    /// This process, in words: what others who want to write there are told.
+    pub holder: String,
+    /// True when the database may be written to.
+    pub claimed: watch::Receiver<bool>,
     /// The system of record.
     pub store: Store,
     /// The newest catalog.
@@ -95,8 +100,16 @@ pub struct Flusher {
 #[derive(Debug, thiserror::Error)]
 pub enum FlusherError {
     /// Another process has taken over this database's queue.
-    #[error("another Ripen has taken over the write-behind queue of this database: {0}")]
+    #[error(
+        "another Ripen has taken over the write-behind queue of this database: {0}; what is pending here stays in the data folder, to be written when this one is started again after the other has been stopped"
+    )]
     Fenced(StoreError),
+    /// The log is older than what Postgres has of it.
+    #[error(transparent)]
+    SetBack(#[from] SetBack),
+    /// Postgres refuses or is away; never ends the task.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// The log is broken or stopped.
     #[error(transparent)]
     Log(#[from] LogError),
@@ -111,14 +124,15 @@ impl Flusher {
         };
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
-            () = self.catalog_is_loaded() => {}
+            () = self.may_begin() => {}
         }
         let epoch = loop {
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
                 settled = self.settle() => match settled {
                     Ok(epoch) => break epoch,
-                    Err(error) => self.wait_after(&error, &mut backoff, "cannot settle the write-behind queue with Postgres").await?,
+                    Err(FlusherError::Store(error)) => self.wait_after(error, &mut backoff, "cannot settle the write-behind queue with Postgres").await?,
+                    Err(error) => return Err(error),
                 }
             }
         };
@@ -140,58 +154,72 @@ impl Flusher {
         Ok(())
     }
 
-    /// The catalog is read after Postgres was found fit for Ripen and the schema `ripen` stands, so there is nothing to settle with before.
-    /// And under an empty catalog every table would count as dropped, every change as refused. Once read, it stays.
-    async fn catalog_is_loaded(&self) {
+    /// Nothing is settled in a database that another Ripen has claimed. The catalog is read after Postgres was found fit for Ripen and the schema `ripen` stands,
+    /// so there is nothing to settle with before. And under an empty catalog every table would count as dropped, every change as refused. Once read, it stays.
+    async fn may_begin(&mut self) {
+        // Who can claim no more ends everything.
+        let _ = self.claimed.wait_for(|claimed| *claimed).await;
         while !(self.catalog)().is_loaded() {
             tokio::time::sleep(limits::CATALOG_POLL).await;
         }
     }
 
     /// Takes over the progress row (this waits out a flush transaction still running) and settles the flush that an earlier process left open.
-    async fn settle(&self) -> Result<u64, StoreError> {
+    async fn settle(&self) -> Result<u64, FlusherError> {
         reach("settle-begun");
-        let known = self.store.progress(self.log_number).await?;
-        let epoch = known.map_or(0, |known| known.epoch).max(self.log.term()) + 1;
-        let applied = self.store.take_over(self.log_number, epoch).await?;
+        let epoch = self.store.newest_epoch(self.key().number).await?;
+        let epoch = epoch.max(self.log.term()) + 1;
+        let taken = self.take_over(epoch).await?;
         reach("settle-taken-over");
-        let end = match self.schedule.open() {
-            Some(open) if applied == open.seq => {
-                let dead = self.store.dead_rows(self.log_number, open.seq).await?;
-                Some(FlushEnd {
-                    seq: open.seq,
-                    applied: true,
-                    dead,
-                })
-            }
-            Some(open) => Some(given_back(&open)),
-            None => None,
-        };
-        if let Some(end) = end {
+        if let Some(other) = taken.other {
+            tracing::warn!(
+                other,
+                "another Ripen has written behind to this database until now; what it had acknowledged and not yet written, if anything, stands in its data folder and is not known here"
+            );
+        }
+        let settlement = settlement::settle(self.schedule.known(), taken.applied)?;
+        if let Some((seq, applied)) = settlement.open {
+            let dead = match applied {
+                true => self.store.dead_rows(self.key(), seq).await?,
+                false => Vec::new(),
+            };
             // A log that fails ends the process elsewhere.
-            let _ = self.log.propose(Command::FlushEnd(end)).await;
+            let _ = self.log.propose(ended(seq, applied, dead)).await;
             reach("settle-ended");
         }
-        let last = FlushSeq(self.schedule.next_seq().0 - 1);
-        if applied != last {
-            if applied < last {
-                tracing::error!(
-                    ?applied,
-                    ?last,
-                    "Postgres has lost flushes that it had committed: rows of the last flushes may be old there"
-                );
-            }
-            // A new data directory (or a Postgres restored from a backup): count on from what Postgres has.
-            let _ = self
-                .log
-                .propose(Command::FlushEnd(FlushEnd {
-                    seq: applied,
-                    applied: true,
-                    dead: Vec::new(),
-                }))
-                .await;
+        if settlement.lost {
+            self.complain_of_loss(taken.applied);
+        }
+        if let Some(applied) = settlement.count_on {
+            let _ = self.log.propose(ended(applied, true, Vec::new())).await;
         }
         Ok(epoch)
+    }
+
+    fn key(&self) -> LogKey {
+        LogKey {
+            number: self.log_number,
+            identity: self.log.identity(),
+        }
+    }
+
+    async fn take_over(&self, epoch: u64) -> Result<Taken, StoreError> {
+        let known = self.schedule.known();
+        let taker = Taker {
+            log: self.key(),
+            epoch,
+            holder: &self.holder,
+            has_flushed: known.last > FlushSeq(0) || known.open.is_some(),
+        };
+        self.store.take_over(taker).await
+    }
+
+    fn complain_of_loss(&self, applied: FlushSeq) {
+        tracing::error!(
+            ?applied,
+            expected = ?self.schedule.known().last,
+            "Postgres has lost flushes that it had committed: rows of the last flushes may be old there"
+        );
     }
 
     /// Waits for the next reason to flush.
@@ -301,7 +329,7 @@ impl Flusher {
         stop: &CancellationToken,
     ) -> Result<(), FlusherError> {
         let mut batch = FlushBatch {
-            log: self.log_number,
+            log: self.key(),
             epoch,
             seq: open.seq,
             groups: open.groups.clone(),
@@ -344,14 +372,14 @@ impl Flusher {
                         Ok(anew) => read_anew = Some(Arc::new(anew)),
                         Err(error) => {
                             let what = "the schema cannot be read for a flush";
-                            self.wait_after(&error, backoff, what).await?;
+                            self.wait_after(error, backoff, what).await?;
                         }
                     }
                 }
                 Err(error) => {
                     let give_back = error.class() == Class::Lock;
                     self.wait_after(
-                        &error,
+                        error,
                         backoff,
                         "a flush was refused and will be tried again",
                     )
@@ -369,12 +397,7 @@ impl Flusher {
             reach("flush-ended");
         }
         if let Some(applied) = counted {
-            let count = FlushEnd {
-                seq: applied,
-                applied: true,
-                dead: Vec::new(),
-            };
-            self.log.propose(Command::FlushEnd(count)).await?;
+            self.log.propose(ended(applied, true, Vec::new())).await?;
         }
         Ok(())
     }
@@ -387,19 +410,15 @@ impl Flusher {
         open: &OpenFlush,
         backoff: &mut Backoff,
     ) -> Result<Option<FlushSeq>, FlusherError> {
-        match self.store.take_over(self.log_number, epoch).await {
-            Ok(applied) if applied.0 + 1 == open.seq.0 => Ok(None),
-            Ok(applied) => {
-                tracing::error!(
-                    ?applied,
-                    expected = open.seq.0 - 1,
-                    "Postgres has lost flushes that it had committed: rows of the last flushes may be old there"
-                );
-                Ok(Some(applied))
+        match self.take_over(epoch).await {
+            Ok(taken) if taken.applied.0 + 1 == open.seq.0 => Ok(None),
+            Ok(taken) => {
+                self.complain_of_loss(taken.applied);
+                Ok(Some(taken.applied))
             }
             Err(error) => {
                 let what = "Postgres cannot tell which flushes it has";
-                self.wait_after(&error, backoff, what).await?;
+                self.wait_after(error, backoff, what).await?;
                 Ok(None)
             }
         }
@@ -446,9 +465,9 @@ impl Flusher {
         self.stats.failures.fetch_add(1, Ordering::Relaxed);
         reach("flush-unknown");
         loop {
-            let asked = match self.store.outcome(self.log_number, epoch, open.seq).await {
+            let asked = match self.store.outcome(self.key(), epoch, open.seq).await {
                 Ok(FlushFate::NotApplied) => return Ok(None),
-                Ok(FlushFate::Applied) => self.store.dead_rows(self.log_number, open.seq).await,
+                Ok(FlushFate::Applied) => self.store.dead_rows(self.key(), open.seq).await,
                 Err(error) => Err(error),
             };
             match asked {
@@ -462,7 +481,7 @@ impl Flusher {
                 }
                 Err(error) => {
                     self.wait_after(
-                        &error,
+                        error,
                         backoff,
                         "Postgres cannot tell the outcome of a flush yet",
                     )
@@ -474,15 +493,13 @@ impl Flusher {
 
     async fn wait_after(
         &self,
-        error: &StoreError,
+        error: StoreError,
         backoff: &mut Backoff,
         what: &str,
     ) -> Result<(), FlusherError> {
         self.stats.failures.fetch_add(1, Ordering::Relaxed);
         if error.class() == Class::Fenced {
-            return Err(FlusherError::Fenced(StoreError::Unexpected(
-                error.to_string(),
-            )));
+            return Err(FlusherError::Fenced(error));
         }
         let wait = backoff.next();
         tracing::warn!(%error, wait_ms = wait.as_millis() as u64, "{what}");
@@ -495,6 +512,10 @@ impl Flusher {
 fn is_outdated(error: &StoreError, batch: &FlushBatch) -> bool {
     let refused = error.class() == Class::Schema && !batch.catalog_is_new;
     refused || matches!(error, StoreError::CatalogUnsteady)
+}
+
+fn ended(seq: FlushSeq, applied: bool, dead: Vec<RowId>) -> Command {
+    Command::FlushEnd(FlushEnd { seq, applied, dead })
 }
 
 /// It did not happen: its rows are pending again.

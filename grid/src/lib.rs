@@ -19,4 +19,5 @@ pub mod ripening;
 pub mod rows;
 pub mod schedule;
 pub mod scope;
+pub mod settlement;
 pub mod thread;

@@ -31,6 +31,7 @@ use disk::{Disk, OsDisk};
 use health::{Health, add, get};
 use index::SharedIndex;
 use limits::SEGMENT_BYTES;
+use ripen_cachestore::progress::LogIdentity;
 use segments::Directory;
 use std::future::Future;
 use std::path::PathBuf;
@@ -58,7 +59,8 @@ pub trait Machine: Send + 'static {
 pub enum Durability {
     /// On disk and synced.
     Fsync,
-    /// Handed to the operating system. A power loss may take the last commands, a crash of the process does not.
+    /// Handed to the operating system. A power loss may take the last commands, a crash of the process does not. What a flush has taken is on disk all the
+    /// same before it is in Postgres.
     Memory,
 }
 
@@ -139,6 +141,7 @@ struct Inner {
     health: Arc<Health>,
     index: Arc<SharedIndex>,
     term: u64,
+    identity: LogIdentity,
     segment_bytes: u64,
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -174,6 +177,7 @@ impl Log {
             health,
             index: running.index.clone(),
             term: running.term,
+            identity: LogIdentity(running.identity),
             segment_bytes,
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -219,6 +223,11 @@ impl Log {
     /// The term this node leads in; grows with every opening and every change of leader.
     pub fn term(&self) -> u64 {
         self.inner.term
+    }
+
+    /// Which log this is, for ever: a copy of its directory is the same log.
+    pub fn identity(&self) -> LogIdentity {
+        self.inner.identity
     }
 
     /// Counters and sizes, for metrics.

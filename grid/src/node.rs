@@ -15,6 +15,7 @@ use crate::schedule::Schedule;
 use crate::thread::{RuntimeThread, Waits};
 use parking_lot::Mutex;
 use ripen_cachestore::Store;
+use ripen_cachestore::progress::LogKey;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::{mpsc, watch};
@@ -35,6 +36,10 @@ pub struct NodeParts {
     pub memory_max_bytes: u64,
     /// The log's number in `ripen.progress`.
     pub log_number: i32,
+    /// This process, in words: what others who want to write there are told.
+    pub holder: String,
+    /// True when the database may be written to.
+    pub claimed: watch::Receiver<bool>,
     /// The unix clock in milliseconds.
     pub clock: fn() -> u64,
     /// What ages of rows are counted by.
@@ -52,6 +57,7 @@ pub struct Node {
     /// Ends by itself only by a panic.
     pub loader: JoinHandle<()>,
     log: Log,
+    log_number: i32,
     log_thread: RuntimeThread,
     stop: CancellationToken,
 }
@@ -94,6 +100,8 @@ impl Node {
         let flusher = Flusher {
             log: log.clone(),
             log_number: parts.log_number,
+            holder: parts.holder,
+            claimed: parts.claimed,
             store: parts.store,
             catalog: parts.catalog,
             rows: rows.clone(),
@@ -128,9 +136,18 @@ impl Node {
             flusher: tokio::spawn(flusher.run(stop.clone())),
             loader: tokio::spawn(run_loader),
             log,
+            log_number: parts.log_number,
             log_thread,
             stop,
         })
+    }
+
+    /// The log as the system of record knows it.
+    pub fn key(&self) -> LogKey {
+        LogKey {
+            number: self.log_number,
+            identity: self.log.identity(),
+        }
     }
 
     /// The log, to be watched for its failure: the process must stop acknowledging then.

@@ -5,6 +5,7 @@ use crate::change::{CommitGroup, FlushSeq, RowId, Shapes};
 use crate::limits;
 use crate::ripening::{Ripening, Taken};
 use crate::scope::Scope;
+use crate::settlement::Known;
 use parking_lot::Mutex;
 use ripen_pg::ids::TableOid;
 use ripen_pg::tuple::Tuple;
@@ -122,6 +123,18 @@ impl Schedule {
     /// The number of the next flush.
     pub fn next_seq(&self) -> FlushSeq {
         FlushSeq(self.inner.lock().last_seq.0 + 1)
+    }
+
+    /// What the log says of its flushes.
+    pub fn known(&self) -> Known {
+        let inner = self.inner.lock();
+        let open = inner.open.as_ref();
+        Known {
+            open: open.map(|open| open.seq),
+            last: inner.last_seq,
+            pending_rows: inner.ripening.len() as u64
+                + open.map_or(0, |open| open.rows().len() as u64),
+        }
     }
 
     /// When the next row is ripe.

@@ -11,12 +11,14 @@ use crate::slot::{self, Identity, Plan, Told};
 use crate::stream::Stream;
 use ripen_cachestore::Upstream;
 use ripen_cachestore::catalog::Catalog;
+use ripen_cachestore::progress::LogKey;
 use ripen_pg::ids::{Lsn, TableOid};
 use ripen_pg::replication::pgoutput::PgOutput;
 use ripen_pg::replication::{Envelope, PgMicros, StandbyStatus};
 use ripen_pg::sqlstate::SqlState;
 use ripen_pg::wire::backend;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::Notify;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
@@ -32,9 +34,10 @@ pub struct Options {
     /// Name of the publication; it must exist before the slot is made (`publication::ensure`).
     pub publication: String,
     /// The log whose flushes are confirmed.
-    pub log: i32,
-    /// Drop the slot when stopped in order, so that Postgres keeps no WAL for a Ripen that is gone. The next start then begins with an empty memory.
-    pub drop_slot_on_stop: bool,
+    pub log: LogKey,
+    /// Drop the slot when stopped while this is true, so that Postgres keeps no WAL for a Ripen that is gone. The next start then begins with an empty
+    /// memory. False when another Ripen may use the slot by now.
+    pub drop_slot_on_stop: Arc<AtomicBool>,
 }
 
 /// The hot cache of one database, to be [run](HotCache::run).
@@ -111,7 +114,7 @@ impl HotCache {
                 () = sleep(pause) => {}
             }
         }
-        if self.options.drop_slot_on_stop {
+        if self.options.drop_slot_on_stop.load(Ordering::SeqCst) {
             self.drop_slot().await;
         }
     }

@@ -149,8 +149,8 @@ pub async fn drop(client: &Client, publication: &str) -> Result<(), Error> {
         .await
 }
 
-/// Every transaction that has an id by now has a smaller one.
-async fn horizon(client: &Client) -> Result<Xid, Error> {
+/// Every transaction that has an id by now has a smaller one: what to [wait for](wait_until_followed) when a stream has begun. Cancel safe.
+pub async fn horizon(client: &Client) -> Result<Xid, Error> {
     let row = client
         .query_one("SELECT pg_snapshot_xmax(pg_current_snapshot())::text", &[])
         .await?;

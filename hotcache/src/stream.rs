@@ -14,6 +14,7 @@ use indexmap::IndexMap;
 use progress::{Progress, Verdict};
 use ripen_cachestore::catalog::Catalog;
 use ripen_cachestore::change::{FlushSeq, RowId};
+use ripen_cachestore::progress::LogKey;
 use ripen_pg::ids::{Lsn, TableOid, Xid32};
 use ripen_pg::replication::PgMicros;
 use ripen_pg::replication::pgoutput::{Old, PgOutput, RelationMessage, TupleData};
@@ -41,7 +42,7 @@ pub enum StreamError {
 /// See the module.
 #[derive(Debug)]
 pub struct Stream {
-    log: i32,
+    log: LogKey,
     described: HashMap<TableOid, Described, RandomState>,
     open: Option<Open>,
     last_flush: Option<FlushSeq>,
@@ -72,7 +73,7 @@ struct Open {
 
 impl Stream {
     /// A stream that confirms the flushes of this log.
-    pub fn new(log: i32) -> Stream {
+    pub fn new(log: LogKey) -> Stream {
         Stream {
             log,
             described: HashMap::default(),

@@ -6,8 +6,9 @@ mod following;
 mod server;
 
 use anyhow::Result;
-use following::{Following, catalog, oid};
+use following::{Following, catalog, log, oid};
 use ripen_cachestore::change::{FlushSeq, RowId};
+use ripen_cachestore::progress::Taker;
 use ripen_cachestore::{Store, migrate};
 use ripen_hotcache::publication::{self, Published};
 use ripen_hotcache::{Event, Outcome, Transaction};
@@ -24,6 +25,15 @@ const TABLES: &str = "
     ALTER TABLE t DROP COLUMN gone;
     CREATE TABLE g (id int PRIMARY KEY, v int, d int GENERATED ALWAYS AS (v * 2) STORED);
     CREATE TABLE unkeyed (v int);";
+
+fn taker(number: i32, epoch: u64) -> Taker<'static> {
+    Taker {
+        log: log(number),
+        epoch,
+        holder: "a test",
+        has_flushed: false,
+    }
+}
 
 /// A server with tables, Ripen's schema and a publication of `t` and `g`.
 async fn prepared(settings: &[&str]) -> Result<(Server, Client)> {
@@ -143,8 +153,8 @@ async fn flushes_take_overs_and_marks_are_recognised() -> Result<()> {
     let mut following = Following::begin(&server, "postgres", catalog(&client, 1).await?, false)?;
     following.connected().await?;
 
-    store.take_over(1, 7).await?;
-    store.take_over(2, 1).await?;
+    store.take_over(taker(1, 7)).await?;
+    store.take_over(taker(2, 1)).await?;
     let flush = |log: i32, seq: i64, id: i32| {
         format!(
             "BEGIN; UPDATE ripen.progress SET applied = {seq}, epoch = 7 WHERE log = {log}; \
@@ -154,7 +164,7 @@ async fn flushes_take_overs_and_marks_are_recognised() -> Result<()> {
     client.batch_execute(&flush(1, 1, 1)).await?;
     let told = following.transaction().await?;
     assert_eq!((told.own_flush, told.rows.len()), (Some(FlushSeq(1)), 0));
-    store.take_over(1, 8).await?;
+    store.take_over(taker(1, 8)).await?;
     client.batch_execute(&flush(2, 1, 2)).await?;
     let told = following.transaction().await?;
     assert_eq!(

@@ -1,8 +1,9 @@
 //! Starts and stops everything, in one visible order. Never serves a client itself.
 //!
-//! Start: listeners → log (all that was acknowledged is applied) → tasks that keep up with Postgres → clients. Postgres need not be there.
+//! Start: listeners → log (all that was acknowledged is applied) → claim on the database → tasks that keep up with Postgres → clients. Postgres need not be there.
 //! Stop: no new clients → sessions end their transactions → what is pending is flushed (bounded) → the slot is given back → the log closes.
 
+mod claim;
 mod follow;
 mod memo;
 mod memory;
@@ -21,10 +22,12 @@ use crate::metrics::{ClientStatus, Status};
 use crate::registry::Entry;
 use crate::tls;
 use arc_swap::ArcSwap;
+use claim::{ClaimError, Claiming, Holder};
 use follow::{FollowStats, Follower};
 use futures_util::FutureExt;
 use memo::Memo;
 use ripen_cachestore::catalog::Catalog;
+use ripen_cachestore::progress::LogKey;
 use ripen_cachestore::upstream::UpstreamError;
 use ripen_cachestore::{Store, Upstream, failpoint};
 use ripen_grid::flusher::{FlusherError, Pace};
@@ -35,11 +38,12 @@ use ripen_grid::scope::Scope;
 use ripen_hotcache::HotCache;
 use std::io;
 use std::panic::AssertUnwindSafe;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::net::TcpListener;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use upkeep::{Readiness, Upkeep};
@@ -67,6 +71,9 @@ pub enum StartError {
     /// The log cannot be opened, or broke.
     #[error("the write-ahead log failed: {0}")]
     Log(#[from] LogError),
+    /// Another Ripen writes to this database.
+    #[error(transparent)]
+    Claim(#[from] ClaimError),
     /// Flushing must not go on.
     #[error(transparent)]
     Flusher(#[from] FlusherError),
@@ -103,10 +110,20 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), StartErr
     };
     let store = Store::new(upstream.clone());
     let current: Arc<ArcSwap<Catalog>> = Arc::default();
-    let parts = node_parts(&config, &store, &current);
+    let holder = Holder::of(&config.data_dir);
+    let (claim, claimed) = watch::channel(false);
+    let parts = node_parts(&config, &store, &current, &holder, &claimed);
     let node = Node::open(log_options(&config), parts).await?;
     let server = Server::assemble(config, store, current, &node);
-    server.start();
+    let claiming = Claiming {
+        store: server.store.clone(),
+        log_number: LOG_NUMBER,
+        holder,
+        leads: server.grid.clone(),
+        claimed: claim,
+    };
+    let claim = server.tasks.spawn(claiming.run(server.stop.clone()));
+    server.start(&node, claimed);
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let front = Arc::new(Front {
         tls,
@@ -121,7 +138,13 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), StartErr
     let admin = admin::serve(admin, source, server.stop.clone());
     server.tasks.spawn(admin);
     tracing::info!(listen = %server.config.listen, admin = %server.config.admin_listen, upstream = %server.config.upstream, "serving");
-    let ended = server.serve(clients, front, node).await;
+    let ended = server.serve(clients, front, node, claim).await;
+    // Whoever has taken over has taken the slot over too.
+    let superseded = matches!(
+        ended,
+        Err(StartError::Claim(_) | StartError::Flusher(FlusherError::Fenced(_)))
+    );
+    server.owns_slot.store(!superseded, Ordering::SeqCst);
     server.stop.cancel();
     server.tasks.close();
     server.tasks.wait().await;
@@ -141,7 +164,13 @@ fn log_options(config: &Config) -> LogOptions {
     options
 }
 
-fn node_parts(config: &Arc<Config>, store: &Store, current: &Arc<ArcSwap<Catalog>>) -> NodeParts {
+fn node_parts(
+    config: &Arc<Config>,
+    store: &Store,
+    current: &Arc<ArcSwap<Catalog>>,
+    holder: &Holder,
+    claimed: &watch::Receiver<bool>,
+) -> NodeParts {
     let (catalog, paced, settings) = (current.clone(), current.clone(), config.clone());
     NodeParts {
         store: store.clone(),
@@ -165,6 +194,8 @@ fn node_parts(config: &Arc<Config>, store: &Store, current: &Arc<ArcSwap<Catalog
         },
         memory_max_bytes: config.memory_max,
         log_number: LOG_NUMBER,
+        holder: holder.words(),
+        claimed: claimed.clone(),
         clock: unix_ms,
         age_clock: Arc::new(steady_ms),
         chance: rand::random::<f64>,
@@ -181,6 +212,8 @@ struct Server {
     followed: Arc<FollowStats>,
     readiness: Arc<Readiness>,
     logins: Arc<Logins>,
+    /// Whether the slot goes when the stream is stopped.
+    owns_slot: Arc<AtomicBool>,
     stop: CancellationToken,
     tasks: TaskTracker,
     /// Cancelled when a task has panicked without which Ripen must not go on.
@@ -223,6 +256,7 @@ impl Server {
             followed: Arc::default(),
             readiness: Arc::default(),
             logins: Arc::default(),
+            owns_slot: Arc::new(AtomicBool::new(true)),
             stop,
             tasks,
             broken,
@@ -230,7 +264,7 @@ impl Server {
         }
     }
 
-    fn start(&self) {
+    fn start(&self, node: &Node, claimed: watch::Receiver<bool>) {
         let (attention, migrated) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let upkeep = Upkeep {
             store: self.store.clone(),
@@ -242,6 +276,7 @@ impl Server {
             config: self.config.clone(),
             attention: attention.clone(),
             readiness: self.readiness.clone(),
+            claimed,
             migrated: migrated.clone(),
             memo: Memo::new(&self.config.data_dir),
             young: Default::default(),
@@ -258,7 +293,8 @@ impl Server {
         let broken = || self.broken.clone();
         let marks = emit_marks(self.store.clone(), self.grid.clone(), stop());
         let keeper = self.keeper.clone().run(stop());
-        let hot_cache = self.hot_cache(follower, migrated);
+        let log = node.key();
+        let hot_cache = self.hot_cache(follower, migrated, log);
         let memory = memory::keep_within(self.config.memory_max, self.grid.clone(), stop());
         let folder = self.config.data_dir.clone();
         memo::recall_logins(&folder, &self.logins);
@@ -277,10 +313,11 @@ impl Server {
         &self,
         follower: Follower,
         migrated: Arc<Notify>,
+        log: LogKey,
     ) -> impl Future<Output = ()> + use<> {
         let (store, grid, keeper) = (self.store.clone(), self.grid.clone(), self.keeper.clone());
         let (max_staleness, stop) = (self.config.max_staleness, self.stop.clone());
-        let slot = self.config.slot.clone();
+        let (slot, owns_slot) = (self.config.slot.clone(), self.owns_slot.clone());
         async move {
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -290,8 +327,8 @@ impl Server {
                 upstream: store.upstream().clone(),
                 slot,
                 publication: publisher::PUBLICATION.to_owned(),
-                log: LOG_NUMBER,
-                drop_slot_on_stop: true,
+                log,
+                drop_slot_on_stop: owns_slot,
             });
             let freshness =
                 watch_freshness(store, grid, hot_cache.prober(), max_staleness, stop.clone());
@@ -309,11 +346,16 @@ impl Server {
         clients: TcpListener,
         front: Arc<Front<Engine>>,
         mut node: Node,
+        claim: JoinHandle<Result<(), ClaimError>>,
     ) -> Result<(), StartError> {
         let log = node.log();
         let ended = tokio::select! {
             () = accept::serve(Listener::Tcp(clients), front.clone()) => Ok(()),
             error = log.failed() => Err(StartError::Log(error)),
+            claim = claim => match claim {
+                Ok(ended) => ended.map_err(StartError::Claim),
+                Err(panic) => Err(StartError::Serve(io::Error::other(panic))),
+            },
             () = self.broken.cancelled() => Err(panicked()),
             loader = &mut node.loader => Err(loader.map_or_else(|panic| StartError::Serve(io::Error::other(panic)), |()| panicked())),
             flusher = &mut node.flusher => match flusher {

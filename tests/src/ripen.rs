@@ -28,6 +28,16 @@ impl Ripen {
     /// # Errors
     /// When it does not start; its log is part of the error.
     pub async fn start(upstream: &str, settings: &[(&str, &str)]) -> anyhow::Result<Ripen> {
+        let mut ripen = Ripen::start_unready(upstream, settings)?;
+        ripen.wait_ready().await?;
+        Ok(ripen)
+    }
+
+    /// As `start`, without waiting.
+    ///
+    /// # Errors
+    /// When the program cannot be run.
+    pub fn start_unready(upstream: &str, settings: &[(&str, &str)]) -> anyhow::Result<Ripen> {
         let folder = TempDir::with_prefix("ripen-test-")?;
         let settings: Vec<(String, String)> = settings
             .iter()
@@ -35,7 +45,7 @@ impl Ripen {
             .collect();
         let (port, admin_port) = (free_port(), free_port());
         let process = spawn(folder.path(), upstream, port, admin_port, &settings, None)?;
-        let mut ripen = Ripen {
+        Ok(Ripen {
             process,
             folder,
             upstream: upstream.to_owned(),
@@ -43,9 +53,7 @@ impl Ripen {
             failpoints: None,
             port,
             admin_port,
-        };
-        ripen.wait_ready().await?;
-        Ok(ripen)
+        })
     }
 
     /// Its port for clients; stays the same over restarts.
@@ -133,12 +141,7 @@ impl Ripen {
     /// # Errors
     /// When it does not end in time, or not with success.
     pub async fn stop(&mut self) -> anyhow::Result<()> {
-        let pid = self
-            .process
-            .id()
-            .context("ripen is not running")?
-            .to_string();
-        Command::new("kill").args(["-TERM", &pid]).status().await?;
+        self.signal("-TERM").await?;
         let status = tokio::time::timeout(wait::DEADLINE, self.process.wait())
             .await
             .context("ripen does not end")??;
@@ -148,6 +151,31 @@ impl Ripen {
             self.log()
         );
         Ok(())
+    }
+
+    /// Sends it that signal, as `kill` names it.
+    ///
+    /// # Errors
+    /// When it was not running.
+    pub async fn signal(&self, signal: &str) -> anyhow::Result<()> {
+        let pid = self.process.id().context("ripen is not running")?;
+        let kill = Command::new("kill")
+            .args([signal, &pid.to_string()])
+            .status();
+        ensure!(kill.await?.success(), "kill {signal} {pid}");
+        Ok(())
+    }
+
+    /// Waits until it has ended by itself, with an error, and answers all that it logged.
+    ///
+    /// # Errors
+    /// When it lives on, or ends with success.
+    pub async fn wait_refusal(&mut self) -> anyhow::Result<String> {
+        let ended = tokio::time::timeout(wait::DEADLINE, self.process.wait()).await;
+        let log = self.log();
+        let status = ended.with_context(|| format!("it does not end\n{}", tail(&log)))??;
+        ensure!(!status.success(), "it ended with success\n{}", tail(&log));
+        Ok(log)
     }
 
     /// Whether the process lives.

@@ -276,8 +276,13 @@ async fn a_write_that_waited_through_a_schema_change_is_decided_under_the_new_sc
 async fn who_is_taken_over_says_so_and_ends_in_order() -> anyhow::Result<()> {
     let mut pair = Pair::start(SCHEMA, SETTINGS).await?;
     let settings = [SETTINGS, &[("slot", "other")]].concat();
-    let other = Ripen::start(&pair.postgres.url(), &settings).await?;
     queue(&pair.proxied, "UPDATE t SET a = 1 WHERE id = 1").await?;
+    pair.ripen.signal("-STOP").await?;
+    // What keeps a second one out is lost with its connection.
+    let unclaim = "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'";
+    pair.direct.query(unclaim, &[]).await?;
+    let other = Ripen::start(&pair.postgres.url(), &settings).await?;
+    pair.ripen.signal("-CONT").await?;
     let flushed = pair.flush().await;
     ensure!(
         flushed.is_err(),

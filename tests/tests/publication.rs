@@ -66,6 +66,28 @@ async fn what_changed_while_a_table_was_not_followed_is_not_served_from_before()
     Ok(())
 }
 
+#[tokio::test]
+async fn what_ran_when_a_table_was_published_is_waited_for_by_the_next_process_too()
+-> anyhow::Result<()> {
+    let (postgres, mut ripen) = start().await?;
+    let (long, direct) = (postgres.connect().await?, postgres.connect().await?);
+    let table = "CREATE TABLE t (id int PRIMARY KEY, v int); INSERT INTO t VALUES (1, 1)";
+    direct.batch_execute(table).await?;
+    // Not told by the stream: the table is not published yet.
+    let change = "BEGIN; UPDATE t SET v = 2";
+    long.batch_execute(change).await?;
+    until_followed(&direct, "t").await?;
+    ripen.kill9().await?;
+    ripen.restart().await?;
+    let client = ripen.connect().await?;
+    let value = first(&client, "SELECT v FROM t WHERE id = 1").await?;
+    ensure!(value == "1", "{value}");
+    long.batch_execute("COMMIT").await?;
+    let value = until_served(&client).await?;
+    ensure!(value == "2", "served {value} from memory, Postgres has 2");
+    Ok(())
+}
+
 async fn start() -> anyhow::Result<(Postgres, Ripen)> {
     let postgres = Postgres::start(Options::default()).await?;
     let ripen = Ripen::start(&postgres.url(), &[("file", SETTINGS)]).await?;

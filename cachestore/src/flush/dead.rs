@@ -13,7 +13,7 @@ use ripen_pg::value::{self, Settings};
 use serde_json::{Map, Value, json};
 use std::fmt::Write;
 
-const INSERT: &str = "INSERT INTO ripen.dead_letter (log, flush, sqlstate, message, changes, payload) VALUES ($1, $2, $3, $4, $5::text::jsonb, $6)";
+const INSERT: &str = "INSERT INTO ripen.dead_letter (log, identity, flush, sqlstate, message, changes, payload) VALUES ($1, $2, $3, $4, $5, $6::text::jsonb, $7)";
 
 /// One letter per group, in the flush's own transaction.
 pub async fn write(
@@ -32,12 +32,15 @@ pub async fn write(
         let changes = Value::Array(rows.collect()).to_string();
         let payload = Letter::new(dead.group.clone(), written.shapes).encode();
         Box::pin(async move {
-            let (log, seq) = (batch.log, signed(batch.seq.0));
+            let (log, identity) = (batch.log.number, batch.log.identity.stored());
+            let seq = signed(batch.seq.0);
             let (sqlstate, message) = (&dead.sqlstate, without_nul(&dead.message));
             client
                 .execute(
                     statement,
-                    &[&log, &seq, sqlstate, &message, &changes, &payload],
+                    &[
+                        &log, &identity, &seq, sqlstate, &message, &changes, &payload,
+                    ],
                 )
                 .await
                 .map(Answer::Count)

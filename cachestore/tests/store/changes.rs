@@ -5,6 +5,7 @@ use bytes::Bytes;
 use ripen_cachestore::catalog::{Catalog, Epoch, Relation};
 use ripen_cachestore::change::{Change, CommitGroup, FlushSeq, Increment, RowChange, RowId};
 use ripen_cachestore::flush::{FlushBatch, FlushOutcome};
+use ripen_cachestore::progress::{LogIdentity, LogKey, Taker};
 use ripen_cachestore::{Store, StoreError};
 use ripen_pg::ids::TypeOid;
 use ripen_pg::key::Key;
@@ -34,6 +35,22 @@ pub fn tuple(values: &[V]) -> Tuple {
         .collect()
 }
 
+/// The log that flushes.
+pub const LOG: LogKey = LogKey {
+    number: 0,
+    identity: LogIdentity(u64::MAX - 6),
+};
+
+/// That log's leader in an epoch.
+pub fn taker(epoch: u64) -> Taker<'static> {
+    Taker {
+        log: LOG,
+        epoch,
+        holder: "a test",
+        has_flushed: false,
+    }
+}
+
 /// A database with its catalog, ready to flush.
 pub struct Bench {
     pub database: Database,
@@ -45,7 +62,7 @@ impl Bench {
     pub async fn new(setup: &str) -> Bench {
         let database = crate::server::database(setup).await;
         let catalog = database.store.load_catalog(Epoch(1)).await.unwrap();
-        database.store.take_over(0, 1).await.unwrap();
+        database.store.take_over(taker(1)).await.unwrap();
         Bench {
             database,
             catalog,
@@ -122,7 +139,7 @@ impl Bench {
     pub fn batch(&self, groups: Vec<Vec<RowChange>>) -> FlushBatch {
         let groups = groups.into_iter().map(|rows| CommitGroup { rows });
         FlushBatch {
-            log: 0,
+            log: LOG,
             epoch: 1,
             seq: FlushSeq(self.seq + 1),
             groups: groups.collect(),

@@ -1,9 +1,9 @@
 //! Fencing, take-over, and commits without an answer.
 
-use crate::changes::{Bench, int};
+use crate::changes::{Bench, LOG, int, taker};
 use crate::server::connect;
 use ripen_cachestore::change::FlushSeq;
-use ripen_cachestore::progress::{FlushFate, Progress};
+use ripen_cachestore::progress::{FlushFate, LogIdentity, LogKey, Progress, Taker};
 use ripen_cachestore::{Class, Store, StoreError, Upstream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,11 +18,17 @@ async fn take_over_fences_older_leaders_off() {
     let mut bench = Bench::new(T).await;
     let store = bench.store().clone();
     bench.flush(vec![vec![bench.insert("t", &[int(1)])]]).await;
-    assert_eq!(store.take_over(0, 5).await.unwrap(), FlushSeq(1));
-    assert_eq!(store.take_over(0, 5).await.unwrap(), FlushSeq(1));
-    let error = store.take_over(0, 4).await.unwrap_err();
+    assert_eq!(
+        store.take_over(taker(5)).await.unwrap().applied,
+        FlushSeq(1)
+    );
+    assert_eq!(
+        store.take_over(taker(5)).await.unwrap().applied,
+        FlushSeq(1)
+    );
+    let error = store.take_over(taker(4)).await.unwrap_err();
     assert!(
-        matches!(error, StoreError::Fenced { log: 0, epoch: 5 }),
+        matches!(&error, StoreError::Fenced { by } if by == "a test"),
         "{error}"
     );
     let error = bench
@@ -32,15 +38,93 @@ async fn take_over_fences_older_leaders_off() {
     assert_eq!((error.class(), error.retry()), (Class::Fenced, false));
     assert_eq!(bench.rows("SELECT id FROM t").await, "1");
     assert_eq!(
-        store.progress(0).await.unwrap(),
+        store.progress(LOG).await.unwrap(),
         Some(Progress {
             applied: FlushSeq(1),
             epoch: 5
         })
     );
-    assert_eq!(store.progress(9).await.unwrap(), None);
-    let error = store.outcome(0, 1, FlushSeq(2)).await.unwrap_err();
+    assert_eq!(store.progress(another(1).log).await.unwrap(), None);
+    let error = store.outcome(LOG, 1, FlushSeq(2)).await.unwrap_err();
     assert_eq!(error.class(), Class::Fenced);
+}
+
+/// The leader of another log with the same number.
+fn another(epoch: u64) -> Taker<'static> {
+    let identity = LogIdentity(LOG.identity.0 - 1);
+    Taker {
+        log: LogKey { identity, ..LOG },
+        holder: "another",
+        ..taker(epoch)
+    }
+}
+
+#[tokio::test]
+async fn each_log_counts_its_own_flushes_and_fences_the_others() {
+    let mut bench = Bench::new(T).await;
+    let store = bench.store().clone();
+    bench.flush(vec![vec![bench.insert("t", &[int(1)])]]).await;
+    let taken = store.take_over(another(2)).await.unwrap();
+    assert_eq!(taken.applied, FlushSeq(0));
+    assert_eq!(taken.other.as_deref(), Some("a test"));
+    assert_eq!(store.take_over(another(3)).await.unwrap().other, None);
+    // The same number of flush, in the other's name.
+    let error = bench
+        .try_flush(vec![vec![bench.insert("t", &[int(2)])]])
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(&error, StoreError::Fenced { by } if by == "another"),
+        "{error}"
+    );
+    let mut batch = bench.batch(vec![vec![bench.insert("t", &[int(3)])]]);
+    (batch.log, batch.epoch, batch.seq) = (another(3).log, 3, FlushSeq(1));
+    store.flush(&bench.catalog, &batch, |_| {}).await.unwrap();
+    let taken = store.take_over(taker(4)).await.unwrap();
+    assert_eq!(
+        (taken.applied, taken.other.as_deref()),
+        (FlushSeq(1), Some("another"))
+    );
+    assert_eq!(bench.rows("SELECT id FROM t ORDER BY id").await, "1;3");
+}
+
+#[tokio::test]
+async fn who_never_flushed_leaves_the_nameless_count_to_its_log() {
+    let bench = Bench::new(T).await;
+    let nameless = "DELETE FROM ripen.progress; INSERT INTO ripen.progress (log, identity, epoch, applied) VALUES (0, 0, 4, 7)";
+    let sql = connect("postgres", &bench.database.name).await;
+    sql.batch_execute(nameless).await.unwrap();
+    let store = bench.store();
+    assert_eq!(store.newest_epoch(0).await.unwrap(), 4);
+    assert_eq!(
+        store.take_over(another(5)).await.unwrap().applied,
+        FlushSeq(0)
+    );
+    let its_own = Taker {
+        has_flushed: true,
+        ..taker(6)
+    };
+    for _ in 0..2 {
+        assert_eq!(store.take_over(its_own).await.unwrap().applied, FlushSeq(7));
+    }
+    assert_eq!(bench.rows("SELECT count(*) FROM ripen.progress").await, "2");
+}
+
+#[tokio::test]
+async fn one_connection_at_a_time_has_the_claim() {
+    let bench = Bench::new(T).await;
+    let store = bench.store();
+    let (first, second) = (store.claim(0).await.unwrap(), store.claim(0).await.unwrap());
+    assert_eq!(first.take().await.unwrap(), None);
+    let claimant = second.take().await.unwrap().unwrap();
+    assert_eq!(claimant.owner.unwrap().holder, "a test");
+    assert_eq!(store.claim(1).await.unwrap().take().await.unwrap(), None);
+    let end = format!("SELECT pg_terminate_backend({})", claimant.backend);
+    assert_eq!(bench.rows(&end).await, "true");
+    while second.take().await.unwrap().is_some() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(first.owner().await.is_err());
 }
 
 #[tokio::test]
@@ -67,11 +151,11 @@ async fn a_flush_is_applied_once_and_in_order() {
     }
     assert_eq!(bench.rows("SELECT id FROM t").await, "1");
     assert_eq!(
-        bench.store().outcome(0, 1, FlushSeq(1)).await.unwrap(),
+        bench.store().outcome(LOG, 1, FlushSeq(1)).await.unwrap(),
         FlushFate::Applied
     );
     assert_eq!(
-        bench.store().outcome(0, 1, FlushSeq(2)).await.unwrap(),
+        bench.store().outcome(LOG, 1, FlushSeq(2)).await.unwrap(),
         FlushFate::NotApplied
     );
 }
@@ -84,14 +168,14 @@ async fn take_over_waits_for_a_running_flush() {
         .await
         .unwrap();
     let store = bench.store().clone();
-    let take_over = tokio::spawn(async move { store.take_over(0, 2).await });
+    let take_over = tokio::spawn(async move { store.take_over(taker(2)).await });
     let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()";
     while bench.rows(waiting).await == "0" {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     assert!(!take_over.is_finished());
     old.batch_execute("COMMIT").await.unwrap();
-    assert_eq!(take_over.await.unwrap().unwrap(), FlushSeq(1));
+    assert_eq!(take_over.await.unwrap().unwrap().applied, FlushSeq(1));
 }
 
 /// A relay to the server's socket that can lose what the server answers, as a broken network would.
@@ -138,7 +222,7 @@ async fn lost_answer_to_commit_is_unknown_until_asked() {
     );
     deaf.store(false, Ordering::SeqCst);
     assert_eq!(
-        store.outcome(0, 1, FlushSeq(1)).await.unwrap(),
+        store.outcome(LOG, 1, FlushSeq(1)).await.unwrap(),
         FlushFate::Applied
     );
     assert_eq!(bench.rows("SELECT id FROM t").await, "1");
@@ -197,6 +281,9 @@ async fn an_abandoned_flush_rolls_back() {
             .is_err()
     );
     blocker.batch_execute("ROLLBACK").await.unwrap();
-    assert_eq!(bench.store().take_over(0, 2).await.unwrap(), FlushSeq(0));
+    assert_eq!(
+        bench.store().take_over(taker(2)).await.unwrap().applied,
+        FlushSeq(0)
+    );
     assert_eq!(bench.rows("SELECT id FROM t").await, "1");
 }

@@ -259,7 +259,7 @@ async fn letters_are_replayed_once_reopened_and_discarded() {
         .unwrap();
     bench.flush(vec![letter.group.rows]).await;
     assert_eq!(bench.rows("SELECT id FROM t ORDER BY id").await, "1;2");
-    let damaged = "INSERT INTO ripen.dead_letter (log, flush, sqlstate, message, changes, payload) VALUES (0, 1, 'x', 'x', '[]', '\\x09')";
+    let damaged = "INSERT INTO ripen.dead_letter (log, identity, flush, sqlstate, message, changes, payload) VALUES (0, 7, 1, 'x', 'x', '[]', '\\x09')";
     bench.database.sql.batch_execute(damaged).await.unwrap();
     assert!(matches!(
         store.replay(3).await,

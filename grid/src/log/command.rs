@@ -22,6 +22,14 @@ pub enum Command {
     FlushEnd(FlushEnd),
 }
 
+impl Command {
+    /// The start of a flush is on disk before the flush is in Postgres, with all before it: a log that has forgotten writes in a power loss
+    /// ([`super::Durability::Memory`]) still knows every flush that Postgres has, and what each carried.
+    pub(crate) fn must_sync(&self) -> bool {
+        matches!(self, Command::FlushStart(_))
+    }
+}
+
 /// A flush begins.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FlushStart {

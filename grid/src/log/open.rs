@@ -26,6 +26,7 @@ use std::thread::JoinHandle;
 pub(crate) struct Running {
     pub raft: Raft<Types, State>,
     pub term: u64,
+    pub identity: u64,
     pub index: Arc<SharedIndex>,
     threads: Threads,
 }
@@ -55,7 +56,8 @@ pub(crate) async fn open(
         opening.await.map_err(consensus)??
     };
     count_found(&files, &health);
-    let snapshots = Snapshots::new(directory.clone(), files.identity, files.snapshot.as_ref());
+    let identity = files.identity;
+    let snapshots = Snapshots::new(directory.clone(), identity, files.snapshot.as_ref());
     let mut state = State::new(machine, durable, Arc::new(snapshots), health.clone());
     if let Some(snapshot) = &files.snapshot {
         state.restore(snapshot)?;
@@ -63,7 +65,7 @@ pub(crate) async fn open(
     let index = Arc::new(SharedIndex::new(files.recovered.index));
     let janitor = Janitor::start(directory.clone())?;
     let writer = Writer::new(
-        files.identity,
+        identity,
         durable,
         index.clone(),
         files.recovered.end,
@@ -77,6 +79,7 @@ pub(crate) async fn open(
         Ok((raft, term)) => Ok(Running {
             raft,
             term,
+            identity,
             index,
             threads,
         }),
@@ -114,9 +117,9 @@ fn open_files(directory: &Directory) -> Result<Files, LogError> {
     let recovered = recover(directory)?;
     let (snapshot, damage) = newest(directory)?;
     check_agreement(directory, &recovered, snapshot.as_ref(), damage)?;
-    // Any number that another log is unlikely to have will do.
+    // Any number that another log is unlikely to have will do, but 0, which `ripen.progress` had before logs had identities.
     let identity = recovered.identity;
-    let identity = identity.unwrap_or_else(|| RandomState::new().hash_one(0u64));
+    let identity = identity.unwrap_or_else(|| RandomState::new().hash_one(0u64).max(1));
     Ok(Files {
         lock,
         identity,

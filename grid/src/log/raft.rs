@@ -1,6 +1,6 @@
 //! The types that openraft is used with, and their conversions. Never does IO.
 
-use super::command::Entry;
+use super::command::{Command, Entry};
 use super::wal::{Kind, Record};
 use bytes::Bytes;
 use openraft::impls::{BasicNode, BoxedErrorSource, InlineBatch, leader_id_std};
@@ -77,16 +77,31 @@ impl<T: Send + 'static> Responder<Types, T> for Answer<T> {
 pub(crate) struct Batch {
     bytes: Bytes,
     entry: Option<Arc<Mutex<Option<Entry>>>>,
+    must_sync: bool,
 }
 
 impl Batch {
     pub(crate) fn proposed(bytes: Bytes, entry: Entry) -> Batch {
+        let must_sync = entry.commands.iter().any(Command::must_sync);
         let entry = Some(Arc::new(Mutex::new(Some(entry))));
-        Batch { bytes, entry }
+        Batch {
+            bytes,
+            entry,
+            must_sync,
+        }
     }
 
     pub(crate) fn stored(bytes: Bytes) -> Batch {
-        Batch { bytes, entry: None }
+        Batch {
+            bytes,
+            entry: None,
+            must_sync: false,
+        }
+    }
+
+    /// Whether it counts only when it is synced, whatever the log's durability.
+    pub(crate) fn must_sync(&self) -> bool {
+        self.must_sync
     }
 
     /// The commands. Clones share them: only the first to ask is spared the decoding.

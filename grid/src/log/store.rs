@@ -4,9 +4,8 @@ use super::error::LogError;
 use super::health::Health;
 use super::index::{Found, Index, SharedIndex};
 use super::jobs::{Done, Job, NewRecord, Queue};
-use super::raft::{Id, LogId, RaftEntry, Types, Vote, encode_payload};
+use super::raft::{Id, LogId, Payload, RaftEntry, Types, Vote, encode_payload};
 use super::wal::Kind;
-
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use std::fmt::Debug;
 use std::io;
@@ -106,16 +105,19 @@ impl RaftLogStorage<Types> for Store {
         I: IntoIterator<Item = RaftEntry> + Send,
         I::IntoIter: Send,
     {
+        let mut must_sync = false;
         let records = {
             let mut index = self.0.index.lock();
             let entries = entries.into_iter();
-            entries
-                .map(|entry| self.enter(&mut index, entry))
-                .collect::<io::Result<Vec<_>>>()?
+            let entered = entries.map(|entry| {
+                must_sync |= matches!(&entry.payload, Payload::Normal(batch) if batch.must_sync());
+                self.enter(&mut index, entry)
+            });
+            entered.collect::<io::Result<Vec<_>>>()?
         };
         let job = Job {
             records,
-            must_sync: false,
+            must_sync,
             done: Done::Raft(callback),
         };
         let refused = self.0.queue.push(job);

@@ -1,7 +1,7 @@
 //! Crashes at random places of a simulated disk. Whatever was acknowledged is there afterwards, in order, once. A failure prints its seed;
 //! `LOG_SEEDS=17..18` replays it, `LOG_SEEDS=0..10000` looks for more.
 
-use crate::support::{command, open, options, write_slowly};
+use crate::support::{command, flush_start, open, options, write_slowly};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use ripen_grid::log::disk::{Faults, SimDisk};
@@ -143,6 +143,24 @@ async fn power_loss_in_memory_mode_leaves_a_beginning() {
         let (next, seen) = (run.next, run.seen.len() as u64);
         assert!(seen <= next);
     }
+}
+
+/// As soon as a flush's start is durable Postgres may have the flush: then the log must know of it, and of all that it carried.
+#[tokio::test]
+async fn the_start_of_a_flush_survives_a_power_loss_even_in_memory_mode() {
+    let disk = SimDisk::new();
+    let options = LogOptions {
+        durability: Durability::Memory,
+        ..options(&disk)
+    };
+    let (log, _) = open(&options).await.unwrap();
+    write_slowly(&log, 0..20, 1000).await;
+    log.propose(flush_start(20)).await.unwrap();
+    write_slowly(&log, 21..40, 1000).await;
+    disk.crash(|_| 0);
+    drop(log);
+    let (_log, numbers) = open(&options).await.unwrap();
+    assert_eq!(numbers.get(), Vec::from_iter(0..=20));
 }
 
 /// Forty batches in memory mode, of which a power loss takes the tenth and leaves the others.

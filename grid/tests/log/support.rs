@@ -2,9 +2,11 @@
 
 use parking_lot::Mutex;
 use ripen_cachestore::change::codec::{Reader, put_many, put_u64};
-use ripen_cachestore::change::{Change, CommitGroup, RowChange, RowId};
+use ripen_cachestore::change::{Change, CommitGroup, FlushSeq, RowChange, RowId};
 use ripen_grid::log::disk::{Disk, SimDisk};
-use ripen_grid::log::{Command, Entry, Log, LogError, LogIndex, LogOptions, Machine};
+use ripen_grid::log::{
+    Command, Entry, FlushScope, FlushStart, Log, LogError, LogIndex, LogOptions, Machine,
+};
 use ripen_pg::ids::TableOid;
 use ripen_pg::key::Key;
 use ripen_pg::tuple::{Datum, Tuple};
@@ -70,11 +72,23 @@ pub fn command(number: u64, padding: usize) -> Command {
 }
 
 fn number_of(command: &Command) -> u64 {
-    let Command::Group(group) = command else {
-        panic!("only groups are proposed here");
+    let group = match command {
+        Command::Group(group) => group,
+        Command::FlushStart(start) => return start.seq.0,
+        _ => panic!("nothing else is proposed here"),
     };
     let key = group.rows[0].row.key.as_bytes();
     u64::from_be_bytes(key.try_into().unwrap())
+}
+
+/// The start of a flush with that number.
+pub fn flush_start(number: u64) -> Command {
+    Command::FlushStart(FlushStart {
+        seq: FlushSeq(number),
+        cutoff_ms: 0,
+        scope: FlushScope::All,
+        rows_max: 1,
+    })
 }
 
 pub const DIR: &str = "/log";

@@ -2,12 +2,15 @@
 
 use super::StreamError;
 use ripen_cachestore::change::FlushSeq;
+use ripen_cachestore::progress::LogKey;
 use ripen_pg::replication::pgoutput::{Column, Old, RelationMessage, TupleData};
 
-/// Where `log` and `applied` lie in the rows of the table.
+/// Where its columns lie in the rows of the table.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Progress {
     log: usize,
+    /// `None`: WAL from before the table said whose flushes it counts. There was one row then, ours.
+    identity: Option<usize>,
     applied: usize,
 }
 
@@ -26,12 +29,11 @@ impl Progress {
         if message.namespace != b"ripen" || message.name != b"progress" {
             return Ok(None);
         }
-        let at = |name: &[u8]| {
-            let found = message.columns().position(|column| column.name == name);
-            found.ok_or(StreamError::Progress)
-        };
+        let find = |name: &[u8]| message.columns().position(|column| column.name == name);
+        let at = |name| find(name).ok_or(StreamError::Progress);
         Ok(Some(Progress {
             log: at(b"log")?,
+            identity: find(b"identity"),
             applied: at(b"applied")?,
         }))
     }
@@ -39,12 +41,12 @@ impl Progress {
     /// Judges a new image. A flush moves `applied`; the old image tells where it was (the table's replica identity is full), else the last flush seen does.
     pub fn judge(
         self,
-        log: i32,
+        log: LogKey,
         new: TupleData<'_>,
         old: Option<Old<'_>>,
         last: Option<FlushSeq>,
     ) -> Result<Verdict, StreamError> {
-        if integer(new, self.log)? != i64::from(log) {
+        if !self.is_of(log, new)? {
             return Ok(Verdict::Other);
         }
         let applied = self.applied(new)?;
@@ -58,6 +60,12 @@ impl Progress {
         } else {
             Verdict::Other
         })
+    }
+
+    fn is_of(self, log: LogKey, row: TupleData<'_>) -> Result<bool, StreamError> {
+        let identity = self.identity.map(|at| integer(row, at)).transpose()?;
+        let ours = identity.is_none_or(|identity| identity == log.identity.stored());
+        Ok(ours && integer(row, self.log)? == i64::from(log.number))
     }
 
     fn applied(self, row: TupleData<'_>) -> Result<FlushSeq, StreamError> {

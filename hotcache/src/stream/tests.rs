@@ -4,11 +4,17 @@ use super::*;
 use ripen_cachestore::catalog::{
     Collation, Column as CatalogColumn, Epoch, Grants, NamespaceOid, Relation, RoleOid,
 };
+use ripen_cachestore::progress::LogIdentity;
 use ripen_pg::ids::TypeOid;
 use ripen_pg::tuple::{Datum, Tuple};
 use ripen_pg::value::oid::{INT4, TEXT};
 use std::sync::Arc;
 
+/// Its identity has the sign bit in Postgres.
+const LOG: LogKey = LogKey {
+    number: 1,
+    identity: LogIdentity(u64::MAX - 4),
+};
 const T: TableOid = TableOid(100);
 const PROGRESS: TableOid = TableOid(50);
 const XID: Xid32 = Xid32(7);
@@ -166,13 +172,21 @@ fn progress_table(identity: u8) -> Vec<u8> {
         ("epoch", TypeOid(20)),
         ("applied", TypeOid(20)),
         ("at", TypeOid(1184)),
+        ("identity", TypeOid(20)),
     ];
     relation(PROGRESS, "ripen.progress", identity, &columns)
 }
 
 fn progress(log: i32, before: i64, after: i64) -> Vec<u8> {
-    let old = [Int(log), Long(1), Long(before), Long(0)];
-    let new = [Int(log), Long(1), Long(after), Long(0)];
+    progress_of(log, LOG.identity, before, after)
+}
+
+fn progress_of(log: i32, identity: LogIdentity, before: i64, after: i64) -> Vec<u8> {
+    let row = |applied| {
+        let (at, identity) = (Long(0), Long(identity.stored()));
+        [Int(log), Long(1), Long(applied), at, identity]
+    };
+    let (old, new) = (row(before), row(after));
     change(b'U', PROGRESS, &[(b'O', &old), (b'N', &new)])
 }
 
@@ -222,7 +236,7 @@ fn feed(stream: &mut Stream, catalog: &Catalog, messages: &[Vec<u8>]) -> Vec<Eve
 
 /// What one transaction with these changes tells.
 fn transaction(changes: &[Vec<u8>]) -> Transaction {
-    let mut stream = Stream::new(1);
+    let mut stream = Stream::new(LOG);
     let messages = [&[begin(), table()], changes, &[commit()]].concat();
     match feed(&mut stream, &catalog(1), &messages).as_slice() {
         [Event::Transaction(transaction)] => transaction.clone(),
@@ -328,7 +342,7 @@ fn values_without_binary_form_are_not_guessed() {
 
 #[test]
 fn full_identity_tells_unchanged_values() {
-    let mut stream = Stream::new(1);
+    let mut stream = Stream::new(LOG);
     let columns = [("id", INT4), ("v", TEXT), ("w", TEXT)];
     let old = [Int(1), V::Text("a"), V::Text("long")];
     let new = [Int(1), V::Text("c"), Same];
@@ -351,7 +365,7 @@ fn full_identity_tells_unchanged_values() {
 
 #[test]
 fn an_index_as_identity_invalidates_the_table() {
-    let mut stream = Stream::new(1);
+    let mut stream = Stream::new(LOG);
     let columns = [("id", INT4), ("v", TEXT), ("w", TEXT)];
     let messages = [
         begin(),
@@ -392,7 +406,7 @@ fn own_flush_is_confirmed_and_its_rows_are_skipped() {
 #[test]
 fn take_over_and_other_logs_are_no_flush() {
     let catalog = catalog(1);
-    let mut stream = Stream::new(1);
+    let mut stream = Stream::new(LOG);
     let told = feed(
         &mut stream,
         &catalog,
@@ -408,12 +422,46 @@ fn take_over_and_other_logs_are_no_flush() {
         panic!("{told:?}")
     };
     assert_eq!((told.own_flush, told.rows.len()), (None, 1));
+    let another = LogIdentity(LOG.identity.0 - 1);
+    let told = feed(
+        &mut stream,
+        &catalog,
+        &[
+            begin(),
+            progress_of(1, another, 42, 43),
+            delete(1),
+            commit(),
+        ],
+    );
+    let [Event::Transaction(told)] = told.as_slice() else {
+        panic!("{told:?}")
+    };
+    assert_eq!((told.own_flush, told.rows.len()), (None, 1));
+}
+
+#[test]
+fn wal_from_before_logs_had_identities_is_of_the_one_log_there_was() {
+    let columns = [("log", INT4), ("applied", TypeOid(20))];
+    let old_table = relation(PROGRESS, "ripen.progress", b'f', &columns);
+    let moved = [(b'O', &[Int(1), Long(41)][..]), (b'N', &[Int(1), Long(42)])];
+    let told = transaction(&[
+        old_table,
+        change(b'U', PROGRESS, &moved),
+        insert(&[Int(1), Null, Null]),
+    ]);
+    assert_eq!((told.own_flush, told.rows.len()), (Some(FlushSeq(42)), 0));
 }
 
 #[test]
 fn without_old_values_the_last_flush_tells_a_take_over() {
-    let (mut stream, catalog) = (Stream::new(1), catalog(1));
-    let new = [Int(1), Long(1), Long(42), Long(0)];
+    let (mut stream, catalog) = (Stream::new(LOG), catalog(1));
+    let new = [
+        Int(1),
+        Long(1),
+        Long(42),
+        Long(0),
+        Long(LOG.identity.stored()),
+    ];
     let touch = change(b'U', PROGRESS, &[(b'N', &new)]);
     let told = feed(
         &mut stream,
@@ -429,7 +477,7 @@ fn without_old_values_the_last_flush_tells_a_take_over() {
 
 #[test]
 fn marks_follow_their_transaction_and_foreign_messages_are_ignored() {
-    let mut stream = Stream::new(1);
+    let mut stream = Stream::new(LOG);
     let told = feed(
         &mut stream,
         &catalog(1),
@@ -461,7 +509,7 @@ fn marks_follow_their_transaction_and_foreign_messages_are_ignored() {
 
 #[test]
 fn other_columns_than_the_catalogs_invalidate_and_report_once_per_epoch() {
-    let mut stream = Stream::new(1);
+    let mut stream = Stream::new(LOG);
     let swapped = relation(
         T,
         "public.t",
@@ -497,7 +545,7 @@ fn other_columns_than_the_catalogs_invalidate_and_report_once_per_epoch() {
 
 #[test]
 fn a_new_description_that_fits_the_new_catalog_is_followed() {
-    let mut stream = Stream::new(1);
+    let mut stream = Stream::new(LOG);
     let before = relation(T, "public.t", b'd', &[("id", INT4)]);
     feed(&mut stream, &catalog(1), &[begin(), before, commit()]);
     let told = feed(
@@ -518,7 +566,7 @@ fn a_new_description_that_fits_the_new_catalog_is_followed() {
 
 #[test]
 fn a_huge_transaction_is_told_by_its_tables() {
-    let mut stream = Stream::new(1);
+    let mut stream = Stream::new(LOG);
     stream.bytes_max = 10_000;
     let rows = (0..1_000).map(|id| insert(&[Int(id), V::Text("some text"), Null]));
     let messages: Vec<_> = [begin(), table()]
@@ -538,7 +586,7 @@ fn a_huge_transaction_is_told_by_its_tables() {
 
 #[test]
 fn changing_one_row_over_and_over_takes_no_more_memory() {
-    let mut stream = Stream::new(1);
+    let mut stream = Stream::new(LOG);
     stream.bytes_max = 10_000;
     let rows = (0..1_000).map(|_| insert(&[Int(1), V::Text("some text"), Null]));
     let messages: Vec<_> = [begin(), table()]
@@ -555,7 +603,7 @@ fn changing_one_row_over_and_over_takes_no_more_memory() {
 
 #[test]
 fn a_row_too_large_to_read_invalidates_its_table() {
-    let mut stream = Stream::new(1);
+    let mut stream = Stream::new(LOG);
     feed(&mut stream, &catalog(1), &[begin(), table(), delete(1)]);
     stream.oversized(T).unwrap();
     let told = feed(&mut stream, &catalog(1), &[delete(2), commit()]);
@@ -570,7 +618,7 @@ fn a_row_too_large_to_read_invalidates_its_table() {
 
 #[test]
 fn position_does_not_run_ahead_of_an_open_transaction() {
-    let mut stream = Stream::new(1);
+    let mut stream = Stream::new(LOG);
     let mut told = Vec::new();
     stream.keepalive(Lsn(50), &mut |event| told.push(event));
     feed(&mut stream, &catalog(1), &[begin(), table(), delete(1)]);
@@ -591,7 +639,7 @@ fn position_does_not_run_ahead_of_an_open_transaction() {
 
 #[test]
 fn a_restart_forgets_what_was_half_told() {
-    let mut stream = Stream::new(1);
+    let mut stream = Stream::new(LOG);
     feed(&mut stream, &catalog(1), &[begin(), table(), delete(1)]);
     stream.restart(Lsn(10));
     let told = feed(&mut stream, &catalog(1), &[begin(), delete(2), commit()]);
@@ -605,7 +653,7 @@ fn a_restart_forgets_what_was_half_told() {
 fn impossible_orders_are_errors() {
     let catalog = catalog(1);
     let fails = |messages: &[Vec<u8>]| {
-        let mut stream = Stream::new(1);
+        let mut stream = Stream::new(LOG);
         let handle = |message: &Vec<u8>| {
             stream
                 .handle(PgOutput::decode(message).unwrap(), &catalog, &mut |_| ())

@@ -5,6 +5,7 @@ use anyhow::{Context, Result};
 use ripen_cachestore::catalog::{
     Catalog, Collation, Column, Epoch, Grants, NamespaceOid, Relation, RoleOid,
 };
+use ripen_cachestore::progress::{LogIdentity, LogKey};
 use ripen_hotcache::{Event, HotCache, Options, Prober, Transaction};
 use ripen_pg::ids::{TableOid, TypeOid};
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,6 +21,14 @@ use tokio_util::sync::CancellationToken;
 const DEADLINE: Duration = Duration::from_secs(20);
 
 const HELD: &str = "no holder panics";
+
+/// A log of that number.
+pub fn log(number: i32) -> LogKey {
+    LogKey {
+        number,
+        identity: LogIdentity(7),
+    }
+}
 
 pub struct Following {
     events: mpsc::UnboundedReceiver<Event>,
@@ -41,8 +50,8 @@ impl Following {
             upstream: server.url(login).parse()?,
             slot: "ripen_1".into(),
             publication: "ripen".into(),
-            log: 1,
-            drop_slot_on_stop,
+            log: log(1),
+            drop_slot_on_stop: Arc::new(drop_slot_on_stop.into()),
         });
         let (sink, events) = mpsc::unbounded_channel();
         let (prober, stop) = (hot_cache.prober(), CancellationToken::new());

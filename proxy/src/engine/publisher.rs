@@ -96,14 +96,16 @@ impl Publisher {
 
     /// From now on these tables are served, but for those that are not in the publication any more. Rows of tables that were not followed until now are
     /// dropped first: nobody has told of their changes.
-    pub fn serve(&self, mut served: Served) {
+    ///
+    /// `beginnings`: how often the stream had begun anew when this was decided ([`ripen_grid::feed::Feed::serve`]).
+    pub fn serve(&self, mut served: Served, beginnings: u64) {
         let state = self.state.lock();
         served.followed.retain(|table| state.may_be_served(table));
         let before = self.grid.feed.served();
         for table in served.followed.difference(&before.followed) {
             self.grid.rows.drop_table(*table);
         }
-        self.grid.feed.serve(served);
+        self.grid.feed.serve(served, beginnings);
     }
 
     /// Takes these tables out of the publication until the answer is dropped; then the upkeep puts back what may be. The caller holds them: what is in memory is
@@ -130,9 +132,7 @@ impl Publisher {
         if let Some(known) = &mut state.published {
             known.retain(|table| !tables.contains(table));
         }
-        let mut served = Served::clone(&self.grid.feed.served());
-        served.followed.retain(|table| !tables.contains(table));
-        self.grid.feed.serve(served);
+        self.grid.feed.unfollow(|table| tables.contains(table));
         published
     }
 

@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 /// What went wrong in one round; the next one tries again.
@@ -55,11 +55,13 @@ pub struct Upkeep {
     pub attention: Arc<Notify>,
     /// What `/ready` answers.
     pub readiness: Arc<Readiness>,
+    /// True when the database may be worked on.
+    pub claimed: watch::Receiver<bool>,
     /// Told when the schema `ripen` stands: the stream may start.
     pub migrated: Arc<Notify>,
     /// What a start without Postgres needs.
     pub memo: Memo,
-    /// Tables published so recently that transactions may run which the stream tells in part only.
+    /// Tables published, or followed by a stream begun, so recently that transactions may run which the stream tells in part only.
     pub young: Young,
 }
 
@@ -86,6 +88,8 @@ impl Readiness {
 pub struct Young {
     tables: BTreeSet<TableOid>,
     horizon: Option<Xid>,
+    /// How often the stream had begun anew when all tables were.
+    since: u64,
 }
 
 impl Upkeep {
@@ -158,11 +162,12 @@ impl Upkeep {
         let catalog = self.keeper.catalog();
         self.grid.rows.bound_tables(&self.bounds(&catalog));
         let (exclusive, _) = self.wanted(&catalog);
-        self.publisher.serve(Served {
+        let served = Served {
             exclusive: exclusive.into_iter().collect(),
             followed: Default::default(),
             guarded: self.guarded(&catalog),
-        });
+        };
+        self.publisher.serve(served, feed.beginnings());
         self.grid.set_stranded(true);
         tracing::warn!(
             "Postgres is away: what is pending is served, and clients that need no password are let in"
@@ -179,6 +184,8 @@ impl Upkeep {
             self.grid.set_stranded(false);
         }
         warn_about(&facts);
+        // When the claim ends instead, so does everything.
+        let _ = self.claimed.wait_for(|claimed| *claimed).await;
         self.store.migrate().await?;
         self.keeper.load().await?;
         let client = self.store.client().await?;
@@ -195,6 +202,7 @@ impl Upkeep {
 
     /// Decides which tables are served: those that nobody else writes, and those that the stream carries for certain.
     async fn serve_tables(&mut self) -> Result<(), UpkeepError> {
+        let beginnings = self.grid.feed.beginnings();
         let catalog = self.keeper.catalog();
         // Before the first row of a table is in memory.
         self.grid.rows.bound_tables(&self.bounds(&catalog));
@@ -211,17 +219,18 @@ impl Upkeep {
             followed: kept.collect(),
             guarded: self.guarded(&catalog),
         };
-        self.publisher.serve(served.clone());
+        self.publisher.serve(served.clone(), beginnings);
         let published = self.publish().await?;
         if !self.grid.feed.live() {
             return Ok(());
         }
+        self.rejuvenate(&published, beginnings).await?;
         self.grow_up().await?;
         served.followed = published
             .into_iter()
             .filter(|table| !self.young.tables.contains(table))
             .collect();
-        self.publisher.serve(served);
+        self.publisher.serve(served, beginnings);
         Ok(())
     }
 
@@ -271,6 +280,25 @@ impl Upkeep {
             .collect())
     }
 
+    /// All tables are young when the stream has begun anew: nobody remembers which transactions ran when an earlier process published them, and one that was
+    /// in the WAL before a new slot may become visible after it.
+    async fn rejuvenate(
+        &mut self,
+        published: &BTreeSet<TableOid>,
+        beginnings: u64,
+    ) -> Result<(), UpkeepError> {
+        if self.young.since == beginnings {
+            return Ok(());
+        }
+        let client = self.store.client().await?;
+        self.young = Young {
+            tables: published.clone(),
+            horizon: Some(publication::horizon(&client).await?),
+            since: beginnings,
+        };
+        Ok(())
+    }
+
     /// Tables stop being young when every transaction has ended that ran when they were published.
     async fn grow_up(&mut self) -> Result<(), UpkeepError> {
         let Some(horizon) = self.young.horizon else {
@@ -280,7 +308,8 @@ impl Upkeep {
         let wait = publication::wait_until_followed(&client, horizon);
         if let Ok(ended) = tokio::time::timeout(crate::limits::YOUNG_WAIT, wait).await {
             ended?;
-            self.young = Young::default();
+            self.young.tables.clear();
+            self.young.horizon = None;
         }
         Ok(())
     }

@@ -1,0 +1,219 @@
+//! One Ripen at a time writes behind to a database: claims it before anything else is done there, refuses to start when another has it, and notices when
+//! another has taken over. Keeps people from mistakes; that nothing is lost or doubled rests on the epoch and identity in `ripen.progress`.
+//!
+//! ```text
+//! waiting ── lock free ──► claimed ── connection lost ──► waiting again, still serving
+//!    └ CLAIM_WAIT over: another Ripen has it → end          └ somebody else leads → end
+//! ```
+
+use crate::limits::{CLAIM_PERIOD, CLAIM_WAIT};
+use ripen_cachestore::claim::{Claim, Claimant};
+use ripen_cachestore::{Store, StoreError};
+use ripen_grid::grid::Grid;
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+use tokio::sync::watch;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+/// Why this Ripen must not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum ClaimError {
+    /// At the start.
+    #[error(
+        "another Ripen writes behind to this database: {holder} (backend {backend} of Postgres); stop it first, \
+         or, if it is gone and Postgres has not noticed, run SELECT pg_terminate_backend({backend}) there"
+    )]
+    Taken {
+        /// Who, as far as is known.
+        holder: String,
+        /// Its connection.
+        backend: i32,
+    },
+    /// Later.
+    #[error(
+        "another Ripen has taken over the write-behind queue of this database: {0}; what is pending here stays in the data folder, \
+         to be written when this one is started again after the other has been stopped"
+    )]
+    Superseded(String),
+}
+
+/// This process and its data folder, in words.
+#[derive(Clone, Debug)]
+pub struct Holder {
+    place: String,
+    pid: u32,
+}
+
+impl Holder {
+    /// The process that has opened that folder.
+    pub fn of(folder: &Path) -> Holder {
+        let folder = fs::canonicalize(folder).unwrap_or_else(|_| folder.to_owned());
+        let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        let host = if host.is_empty() {
+            "an unknown host"
+        } else {
+            host.trim()
+        };
+        Holder {
+            place: format!("data folder {} on {host}", folder.display()),
+            pid: std::process::id(),
+        }
+    }
+
+    /// In words.
+    pub fn words(&self) -> String {
+        format!("{}, pid {}", self.place, self.pid)
+    }
+
+    /// Whether somebody leads who came after this process. `led`: whether it had taken over before the owner was asked for.
+    fn superseded(&self, led: bool, owner: Option<&str>) -> bool {
+        led && owner.is_some_and(|owner| owner != self.words())
+    }
+
+    /// Whether the other must be believed to live. What is told of is the process that led last, not for certain the one that holds the lock.
+    fn fears(&self, claimant: &Claimant) -> bool {
+        let owner = claimant.owner.as_ref();
+        !owner.is_some_and(|owner| self.succeeds(&owner.holder))
+    }
+
+    /// An earlier process of the same folder: gone for certain, since the folder's lock is ours.
+    fn succeeds(&self, other: &str) -> bool {
+        other
+            .rsplit_once(", pid ")
+            .is_some_and(|(place, _)| place == self.place)
+    }
+}
+
+/// The claim's task.
+pub struct Claiming {
+    /// The system of record.
+    pub store: Store,
+    /// The log's number.
+    pub log_number: i32,
+    /// This process.
+    pub holder: Holder,
+    /// Has taken over once its queue is settled.
+    pub leads: Arc<Grid>,
+    /// Becomes true when the database may be worked on.
+    pub claimed: watch::Sender<bool>,
+}
+
+impl Claiming {
+    /// Runs until stopped; ends by itself only when this Ripen must not go on. Gives the claim up when dropped.
+    pub async fn run(self, stop: CancellationToken) -> Result<(), ClaimError> {
+        let ended = stop.run_until_cancelled(self.keep()).await;
+        ended.unwrap_or(Ok(()))
+    }
+
+    async fn keep(&self) -> Result<(), ClaimError> {
+        let mut refused_since = None;
+        loop {
+            let lost = match self.store.claim(self.log_number).await {
+                Ok(claim) => self.hold(&claim, &mut refused_since).await?,
+                Err(error) => error,
+            };
+            tracing::debug!(error = %lost, "the claim on the database is to be made anew");
+            sleep(CLAIM_PERIOD).await;
+        }
+    }
+
+    /// Takes the claim and looks after it until its connection is lost.
+    async fn hold(
+        &self,
+        claim: &Claim,
+        refused_since: &mut Option<Instant>,
+    ) -> Result<StoreError, ClaimError> {
+        let mut taken = false;
+        loop {
+            if !taken {
+                taken = match claim.take().await {
+                    Ok(None) => true,
+                    Ok(Some(claimant)) => {
+                        self.wait(claimant, refused_since)?;
+                        false
+                    }
+                    Err(error) => return Ok(error),
+                };
+            }
+            if taken {
+                // Nobody may be listening any more.
+                let _ = self.claimed.send(true);
+            }
+            let led = self.leads.settled();
+            let owner = match claim.owner().await {
+                Ok(owner) => owner.map(|owner| owner.holder),
+                Err(error) => return Ok(error),
+            };
+            if self.holder.superseded(led, owner.as_deref()) {
+                return Err(ClaimError::Superseded(owner.unwrap_or_default()));
+            }
+            sleep(CLAIM_PERIOD).await;
+        }
+    }
+
+    /// Somebody else has it. Who has worked already goes on: the other may be a remnant of its own, and if not, it will lead and that is noticed.
+    fn wait(
+        &self,
+        claimant: Claimant,
+        refused_since: &mut Option<Instant>,
+    ) -> Result<(), ClaimError> {
+        let since = *refused_since.get_or_insert_with(Instant::now);
+        if *self.claimed.borrow() || since.elapsed() < CLAIM_WAIT {
+            return Ok(());
+        }
+        if self.holder.fears(&claimant) {
+            let unknown = || "one that has not said where it runs".to_owned();
+            return Err(ClaimError::Taken {
+                backend: claimant.backend,
+                holder: claimant.owner.map_or_else(unknown, |owner| owner.holder),
+            });
+        }
+        let backend = claimant.backend;
+        tracing::warn!(
+            backend,
+            "Postgres still has a connection of this data folder's last process; going on without the lock that keeps a second Ripen out"
+        );
+        let _ = self.claimed.send(true);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ripen_cachestore::progress::Owner;
+
+    fn holder() -> Holder {
+        let place = "data folder /a on h".to_owned();
+        Holder { place, pid: 7 }
+    }
+
+    #[test]
+    fn only_who_has_led_can_be_superseded() {
+        let other = Some("data folder /b on h, pid 3");
+        assert!(holder().superseded(true, other));
+        assert!(holder().superseded(true, Some("data folder /a on h, pid 8")));
+        assert!(!holder().superseded(false, other));
+        assert!(!holder().superseded(true, Some("data folder /a on h, pid 7")));
+        assert!(!holder().superseded(true, None));
+    }
+
+    #[test]
+    fn only_the_last_process_of_the_same_folder_is_known_to_be_gone() {
+        let claimant = |holder: Option<&str>| Claimant {
+            backend: 1,
+            owner: holder.map(|holder| Owner {
+                epoch: 1,
+                holder: holder.to_owned(),
+            }),
+        };
+        let holder = holder();
+        assert!(!holder.fears(&claimant(Some("data folder /a on h, pid 6"))));
+        assert!(holder.fears(&claimant(Some("data folder /a on other, pid 6"))));
+        assert!(holder.fears(&claimant(Some("data folder /b on h, pid 6"))));
+        assert!(holder.fears(&claimant(None)));
+    }
+}
