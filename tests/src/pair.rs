@@ -75,6 +75,7 @@ pub async fn queue(client: &Client, sql: &str) -> anyhow::Result<()> {
         .await
         .with_context(|| sql.to_owned())?;
     let route = client.query_one("SHOW ripen.route", &[]).await?;
-    ensure!(route.get::<_, &str>(0) == "write", "{sql}: {route:?}");
+    let (route, reason): (&str, &str) = (route.get(0), route.get(1));
+    ensure!(route == "write", "{sql}: {route} ({reason})");
     Ok(())
 }
