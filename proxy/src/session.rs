@@ -13,6 +13,7 @@
 //! Invariants: nothing is answered here while an answer of Postgres is awaited; nothing is sent to Postgres that is not secured first
 //! ([`answerer::Answerer::enter`]); ReadyForQuery after a transaction is released only when its holds are given back.
 
+mod ahead;
 pub mod answerer;
 mod attach;
 mod extended;

@@ -7,8 +7,8 @@ use super::{End, Segment, Session, Tx};
 use crate::eval::Formats;
 use crate::plan::{LocalPlan, Plan};
 use crate::portals::{Portal, PortalState, Slot, Statement};
+use crate::relay::HEADER_BYTES;
 use crate::relay::expect::Expect;
-use crate::relay::{HEADER_BYTES, head};
 use bytes::Bytes;
 use ripen_pg::ids::TypeOid;
 use ripen_pg::wire::backend;
@@ -126,7 +126,7 @@ impl<A: Answerer> Session<A> {
             bind: Some(frame.clone()),
             state: PortalState::Fresh,
         };
-        if fits && !taken && self.answerable(plan).await? {
+        if fits && !taken && self.answerable(plan).await? && self.stays_here(plan, &bind).await? {
             self.names.put_portal(portal_name, portal);
             backend::bind_complete(&mut self.io.client.output);
             return Ok(());
@@ -163,6 +163,17 @@ impl<A: Answerer> Session<A> {
             },
         );
         Ok(())
+    }
+
+    /// Whether Postgres need not know the portal. SQL may fetch from one that has a name; and its rows are those of the moment when it is bound, which only
+    /// passes for the moment when it is executed if nothing comes in between.
+    async fn stays_here(&mut self, plan: &Plan, bind: &Bind<'_>) -> Result<bool, End> {
+        match plan {
+            Plan::Read(_) | Plan::Write(_) => {
+                Ok(bind.portal.is_empty() && self.execute_is_next().await?)
+            }
+            Plan::Local(_) | Plan::PassThrough(_) => Ok(true),
+        }
     }
 
     /// Whether Postgres would accept the Bind: it reads the parameters and folds constants then, and so must the errors come.
@@ -241,7 +252,12 @@ impl<A: Answerer> Session<A> {
                 }
             }
             Target::Portal(name) => {
-                if let Some(portal) = self.portal_here(name)
+                let portal = self.portal_here(name);
+                if self.is_aborted(portal.as_ref()) {
+                    let error = local::aborted("exec_describe_portal_message");
+                    return self.refuse(&error).await.map(|_| ());
+                }
+                if let Some(portal) = portal
                     && self.portal_answerable(&portal).await?
                 {
                     let bound = portal.bind.as_ref().and_then(Bound::of_frame);
@@ -293,6 +309,13 @@ impl<A: Answerer> Session<A> {
         (!matches!(portal.state, PortalState::Upstream { .. })).then(|| portal.clone())
     }
 
+    /// Whether a portal was executed here, in a transaction that has failed since.
+    fn is_aborted(&self, portal: Option<&Portal>) -> bool {
+        let executed =
+            |portal: &Portal| matches!(portal.state, PortalState::Suspended(_) | PortalState::Done);
+        self.tx == Tx::Upstream(b'E') && portal.is_some_and(executed)
+    }
+
     /// Whether what is asked about a portal is answered here: its transaction is, or the portal has been executed here.
     async fn portal_answerable(&mut self, portal: &Portal) -> Result<bool, End> {
         match portal.state {
@@ -307,6 +330,10 @@ impl<A: Answerer> Session<A> {
         let Some(portal) = self.portal_here(execute.portal) else {
             return self.execute_upstream(frame, execute.portal).await;
         };
+        if self.is_aborted(Some(&portal)) {
+            let error = local::aborted("exec_execute_message");
+            return self.refuse(&error).await.map(|_| ());
+        }
         let limit = usize::try_from(execute.max_rows).unwrap_or(0);
         if self.portal_answerable(&portal).await? {
             return self.execute_here(frame, execute, portal, limit).await;
@@ -370,17 +397,6 @@ impl<A: Answerer> Session<A> {
             }
             _ => pass(),
         })
-    }
-
-    /// Whether the pipeline ends behind this message. Waits for the client to say: until then Postgres would not commit, either.
-    async fn sync_is_next(&mut self) -> Result<bool, End> {
-        loop {
-            match head(&self.io.client.input) {
-                Some((tag, length)) => return Ok((tag, length) == (b'S', 4)),
-                None if self.io.client.ended() => return Ok(false),
-                None => self.wait().await?,
-            }
-        }
     }
 
     async fn execute_upstream(&mut self, frame: &Bytes, name: &[u8]) -> Result<(), End> {

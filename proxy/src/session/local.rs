@@ -68,6 +68,13 @@ pub(super) fn reshaped() -> ErrorFields {
         .with(sqlstate::Field::Routine, "RevalidateCachedQuery")
 }
 
+/// What Postgres answers when something is asked of a portal in a failed transaction.
+pub(super) fn aborted(routine: &'static str) -> ErrorFields {
+    let message = "current transaction is aborted, commands ignored until end of transaction block";
+    ErrorFields::error(SqlState::IN_FAILED_SQL_TRANSACTION, message)
+        .with(sqlstate::Field::Routine, routine)
+}
+
 /// What Postgres is told when one of our plans is relayed all the same.
 pub(super) fn passing(local: &LocalPlan) -> Arc<PassPlan> {
     let transaction = match local {

@@ -43,11 +43,11 @@ fn answers_from_memory_are_postgres_own_to_the_byte() {
         for formats in [&[][..], &[1], &[1, 0, 1]] {
             let values = [Some(&b"\0\0\0\x01"[..])];
             let out = &mut raw.out;
-            frontend::bind(out, b"p", b"s", [1], values, formats.iter().copied());
-            frontend::describe(out, Target::Portal(b"p"));
-            frontend::execute(out, b"p", 0);
-            frontend::execute(out, b"p", 0);
-            frontend::close(out, Target::Portal(b"p"));
+            frontend::bind(out, b"", b"s", [1], values, formats.iter().copied());
+            frontend::describe(out, Target::Portal(b""));
+            frontend::execute(out, b"", 0);
+            frontend::execute(out, b"", 0);
+            frontend::close(out, Target::Portal(b""));
             answers.extend(finish(&mut raw));
         }
         bind(&mut raw.out, "", "s", &[Some("1")]);
@@ -208,22 +208,26 @@ fn a_row_limit_suspends_a_portal_here() {
             "",
             "SELECT id FROM kv WHERE id = ANY($1::int[]) ORDER BY id",
         );
-        bind(&mut raw.out, "p", "", &[Some("{1,2,3}")]);
+        bind(&mut raw.out, "", "", &[Some("{1,2}")]);
         for limit in [1, 1, 1, 1] {
-            frontend::execute(&mut raw.out, b"p", limit);
+            frontend::execute(&mut raw.out, b"", limit);
             answers.extend(finish(&mut raw));
         }
-        bind(&mut raw.out, "q", "", &[Some("{1,2}")]);
-        frontend::execute(&mut raw.out, b"q", 1);
-        run(&mut raw.out, "SELECT 'now in Postgres'", &[]);
+        bind(&mut raw.out, "", "", &[Some("{1,2}")]);
+        frontend::execute(&mut raw.out, b"", 1);
+        parse(&mut raw.out, "now", "SELECT 'now in Postgres'");
+        bind(&mut raw.out, "q", "now", &[]);
         frontend::execute(&mut raw.out, b"q", 0);
-        frontend::describe(&mut raw.out, Target::Portal(b"q"));
+        frontend::execute(&mut raw.out, b"", 0);
+        frontend::describe(&mut raw.out, Target::Portal(b""));
         answers.extend(finish(&mut raw));
         answers.extend(raw.query("COMMIT"));
         answers
     };
     let proxied = script(proxy.port);
     assert_eq!(script(postgres().port), proxied);
+    let reads = proxy.front.answerer.calls();
+    assert_eq!(reads.iter().filter(|call| *call == "read").count(), 2);
 }
 
 #[test]
@@ -534,4 +538,95 @@ fn sql_finds_the_statements_that_were_prepared_here() {
     };
     let proxied = script(proxy.port);
     assert_eq!(script(postgres().port), proxied);
+}
+
+#[test]
+fn a_portal_shows_the_moment_when_it_was_bound() {
+    let proxy = memory("bound");
+    let mut raw = Raw::connect_to(proxy.port, "bound");
+    parse(&mut raw.out, "s", ROW_2);
+    finish(&mut raw);
+    for begin in ["BEGIN", "ROLLBACK"] {
+        raw.query(begin);
+        bind(&mut raw.out, "", "s", &[]);
+        frontend::describe(&mut raw.out, Target::Portal(b""));
+        frontend::execute(&mut raw.out, b"", 0);
+        assert_eq!(value(&finish(&mut raw)), "memory", "executed at once");
+        bind(&mut raw.out, "", "s", &[]);
+        frontend::flush(&mut raw.out);
+        raw.send();
+        assert_eq!(tags(&raw.until(b'2')), "2");
+        frontend::execute(&mut raw.out, b"", 0);
+        let answers = finish(&mut raw);
+        assert_eq!(tags(&answers), "DCZ");
+        assert_eq!(value(&answers), "postgres", "executed later");
+    }
+    raw.query("BEGIN");
+    bind(&mut raw.out, "", "s", &[]);
+    assert_eq!(tags(&finish(&mut raw)), "2Z");
+    frontend::execute(&mut raw.out, b"", 0);
+    assert_eq!(value(&finish(&mut raw)), "postgres");
+}
+
+#[test]
+fn sql_fetches_from_portals_that_have_names() {
+    let proxy = memory("fetched");
+    let script = |port| {
+        let mut raw = Raw::connect_to(port, "fetched");
+        parse(
+            &mut raw.out,
+            "s",
+            "SELECT id FROM kv WHERE id = ANY($1::int[]) ORDER BY id",
+        );
+        let mut answers = finish(&mut raw);
+        for limit in [None, Some(1), Some(0)] {
+            answers.extend(raw.query("BEGIN"));
+            bind(&mut raw.out, "p", "s", &[Some("{1,2}")]);
+            if let Some(limit) = limit {
+                frontend::execute(&mut raw.out, b"p", limit);
+            }
+            answers.extend(finish(&mut raw));
+            for sql in ["FETCH 1 FROM p", "CLOSE p", "FETCH 1 FROM p", "ROLLBACK"] {
+                answers.extend(raw.query(sql));
+            }
+        }
+        answers
+    };
+    assert_eq!(script(postgres().port), script(proxy.port));
+}
+
+#[test]
+fn a_portal_executed_here_fails_with_its_transaction() {
+    let proxy = memory("aborted");
+    let script = |port| {
+        let mut raw = Raw::connect_to(port, "aborted");
+        let mut answers = raw.query("BEGIN");
+        parse(
+            &mut raw.out,
+            "",
+            "SELECT id FROM kv WHERE id = ANY($1::int[]) ORDER BY id",
+        );
+        bind(&mut raw.out, "", "", &[Some("{1,2}")]);
+        frontend::execute(&mut raw.out, b"", 1);
+        answers.extend(finish(&mut raw));
+        parse(&mut raw.out, "wrong", "SELECT no_such_column");
+        answers.extend(finish(&mut raw));
+        frontend::execute(&mut raw.out, b"", 1);
+        answers.extend(finish(&mut raw));
+        frontend::describe(&mut raw.out, Target::Portal(b""));
+        answers.extend(finish(&mut raw));
+        answers.extend(raw.query("ROLLBACK"));
+        // Where in Postgres's source, Ripen cannot know.
+        answers.iter().map(without_place).collect::<Vec<_>>()
+    };
+    assert_eq!(script(postgres().port), script(proxy.port));
+}
+
+/// A message, without the file and line that an error names.
+fn without_place(message: &Message) -> (u8, Vec<Vec<u8>>) {
+    let error = message.tag == b'E';
+    let fields = message.body.split(|byte| error && *byte == 0);
+    let place = |field: &&[u8]| error && matches!(field.first(), Some(b'F' | b'L'));
+    let kept = fields.filter(|field| !place(field)).map(<[u8]>::to_vec);
+    (message.tag, kept.collect())
 }
