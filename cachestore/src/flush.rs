@@ -90,7 +90,9 @@ impl Store {
     ) -> Result<FlushOutcome, StoreError> {
         let transaction = Transaction(Some(self.client().await?));
         failpoint::reach_on("flush-before-begin", transaction.client()).await?;
-        let xid = begin(transaction.client(), batch).await?;
+        let rows = batch.groups.iter().flat_map(|group| &group.rows);
+        let tell = tables::reach_further(catalog, rows);
+        let xid = begin(transaction.client(), batch, tell).await?;
         failpoint::reach_on("flush-begun", transaction.client()).await?;
         let mut run = Run {
             client: transaction.client(),
@@ -158,12 +160,15 @@ const SAVEPOINT: &str = "SET CONSTRAINTS ALL DEFERRED; SAVEPOINT ripen";
 const PROGRESS: &str = "UPDATE ripen.progress SET applied = $1::bigint, epoch = $2::bigint, at = now() \
      WHERE log = $3 AND identity = $4 AND epoch <= $2::bigint AND applied = $1::bigint - 1 RETURNING pg_current_xact_id()::text";
 
+/// Tells the stream that this flush may change more than it carries.
+const TELL: &str = "SELECT pg_logical_emit_message(true, 'ripen.tell', '')";
+
 /// Opens the transaction, moves the progress row on and thereby keeps every other flush of the log out until the end.
-async fn begin(client: &Connection, batch: &FlushBatch) -> Result<Xid, StoreError> {
+async fn begin(client: &Connection, batch: &FlushBatch, tell: bool) -> Result<Xid, StoreError> {
     let statement = client.prepare_cached(PROGRESS).await?;
     let (seq, epoch) = (signed(batch.seq.0), signed(batch.epoch));
     let (statement, log, identity) = (&statement, batch.log.number, batch.log.identity.stored());
-    let answers = pipeline(vec![
+    let mut commands = vec![
         simple(client, "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"),
         Box::pin(async move {
             let rows = client
@@ -171,10 +176,13 @@ async fn begin(client: &Connection, batch: &FlushBatch) -> Result<Xid, StoreErro
                 .await;
             rows.map(Answer::Rows)
         }),
-        simple(client, SAVEPOINT),
-    ])
-    .await?;
-    let [_, Answer::Rows(rows), _] = &answers[..] else {
+    ];
+    if tell {
+        commands.push(simple(client, TELL));
+    }
+    commands.push(simple(client, SAVEPOINT));
+    let answers = pipeline(commands).await?;
+    let Some(Answer::Rows(rows)) = answers.get(1) else {
         return Err(StoreError::Unexpected("answers out of order".into()));
     };
     let Some(row) = rows.first() else {

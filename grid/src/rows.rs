@@ -372,6 +372,12 @@ impl Rows {
         self.change_each(rows, |busy| busy.confirm(seq, commit));
     }
 
+    /// The stream is about to confirm a flush of which Postgres has made something else than it carried: its rows are unknown.
+    pub fn overrule(&self, seq: FlushSeq, xid: Xid32, commit: Lsn, rows: &[RowId]) {
+        self.change_each(rows, |busy| busy.overrule(seq));
+        self.wal_unknown(xid, commit, rows);
+    }
+
     /// Applies a commit group, all of it at one moment. Answers the rows that became pending by it.
     pub fn apply_group(&self, group: &CommitGroup) -> Vec<RowId> {
         let places: SmallVec<[Place<'_>; 8]> = group

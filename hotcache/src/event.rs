@@ -52,7 +52,7 @@ pub struct Transaction {
     pub commit: Lsn,
     /// When it committed, by Postgres's clock.
     pub commit_time: PgMicros,
-    /// It is our own flush with that number: nothing else of it is told.
+    /// It is our own flush with that number: nothing else of it is told, unless it may have changed more than it carried.
     pub own_flush: Option<FlushSeq>,
     /// What became of rows. Each row once, and none of a table in `truncated` or `invalidated`.
     pub rows: Vec<RowOutcome>,

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! between ── Begin ──► open ── Relation, rows, Truncate, Message ──► open ── Commit ──► between
-//!    └─ keepalive: position                └─ our progress row: own flush, rows are skipped
+//!    └─ keepalive: position                └─ our progress row: own flush, rows are skipped unless it says that they may be more than it carries
 //! ```
 //! Invariants: an event is told only for a transaction that has ended; `passed` never goes back within a stream; memory of an open transaction is bounded.
 
@@ -24,6 +24,8 @@ mod progress;
 
 /// Prefix of our messages in the WAL.
 pub const MARK_PREFIX: &[u8] = b"ripen";
+/// Prefix of the message by which a flush says, before its rows, that triggers or foreign keys may make more of it.
+pub const TELL_PREFIX: &[u8] = b"ripen.tell";
 
 /// Messages that cannot follow each other, or contradict what the stream said before. The connection must be made anew.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -61,6 +63,7 @@ enum Described {
 struct Open {
     xid: Xid32,
     own_flush: Option<FlushSeq>,
+    tells: bool,
     rows: IndexMap<RowId, Outcome, RandomState>,
     bytes: usize,
     /// Too large to keep rows: tables only.
@@ -213,7 +216,7 @@ impl Stream {
                     open.become_own(seq);
                 }
             }
-            Described::Table(_) if open.own_flush.is_some() => {}
+            Described::Table(_) if open.is_echo() => {}
             Described::Table(described) => {
                 let relation = catalog.relations.get(&table);
                 let (mapping, lost) = described.mapping(catalog, relation);
@@ -243,6 +246,10 @@ impl Stream {
         content: &[u8],
         tell: &mut impl FnMut(Event),
     ) -> Result<(), StreamError> {
+        if transactional && prefix == TELL_PREFIX {
+            self.open("Message")?.tells = true;
+            return Ok(());
+        }
         let Some(id) = mark(prefix, content) else {
             return Ok(());
         };
@@ -275,6 +282,7 @@ impl Open {
         Open {
             xid,
             own_flush: None,
+            tells: false,
             rows: IndexMap::default(),
             bytes: 0,
             collapsed: false,
@@ -292,6 +300,11 @@ impl Open {
         self.bytes = 0;
         self.truncated.clear();
         self.invalidated.clear();
+    }
+
+    /// Whether what it does to rows is known already.
+    fn is_echo(&self) -> bool {
+        self.own_flush.is_some() && !self.tells
     }
 
     /// Keeps what became of a row; `None`: the stream does not tell enough, the table must be invalidated.
@@ -356,14 +369,14 @@ impl Open {
     }
 
     fn truncate(&mut self, table: TableOid) {
-        if self.own_flush.is_none() && !self.invalidated.contains(&table) {
+        if !self.is_echo() && !self.invalidated.contains(&table) {
             self.forget_rows(table);
             self.truncated.insert(table);
         }
     }
 
     fn invalidate(&mut self, table: TableOid) {
-        if self.own_flush.is_none() && self.invalidated.insert(table) {
+        if !self.is_echo() && self.invalidated.insert(table) {
             self.forget_rows(table);
             self.truncated.remove(&table);
         }

@@ -35,6 +35,11 @@ impl Layer {
         flight.is_some_and(|flight| flight.carrier == Carrier::Unknown)
     }
 
+    /// Whether Postgres has made something else of it.
+    pub fn overruled(&self) -> bool {
+        self.stage.flight().is_some_and(|flight| flight.overruled)
+    }
+
     /// Whether it gives the whole row, whatever lies below.
     pub fn whole(&self) -> bool {
         !matches!(self.change, Change::Update { .. })
@@ -61,6 +66,8 @@ pub struct Flight {
     pub carrier: Carrier,
     /// Where it was committed, once the stream has passed it.
     pub confirmed: Option<Lsn>,
+    /// Postgres has made something else of it.
+    pub overruled: bool,
 }
 
 /// Which transaction carries a flush.
@@ -85,6 +92,7 @@ impl Flight {
                 Carrier::Unknown
             },
             confirmed: None,
+            overruled: false,
         }
     }
 

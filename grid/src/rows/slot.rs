@@ -395,6 +395,13 @@ impl Busy {
         loading.record(event);
     }
 
+    /// Postgres has made something else of a flush: its layer does not say what the row is.
+    pub fn overrule(&mut self, seq: FlushSeq) {
+        if let Some(flight) = self.flight_mut(seq) {
+            flight.overruled = true;
+        }
+    }
+
     /// The stream has passed a flush. Its layer stays until the flush has ended in the log too: by then it is visible to all who load,
     /// so that the row may be given up.
     pub fn confirm(&mut self, seq: FlushSeq, commit: Lsn) {
@@ -587,6 +594,7 @@ impl Busy {
         let whole = || self.layers.iter().rposition(Layer::whole);
         let (start, from) = match (&self.base, whole()) {
             (Some(base), _) => (base.row.clone(), 0),
+            (None, Some(at)) if self.layers[at..].iter().any(Layer::overruled) => return None,
             (None, Some(at)) => (None, at),
             (None, None) if self.as_decided => (self.layers.first()?.change.image().cloned(), 1),
             (None, None) => return None,

@@ -69,6 +69,8 @@ pub struct Committed {
     pub xid: Xid,
     pub lsn: Lsn,
     pub flush: Option<FlushSeq>,
+    /// Triggers have made more of a flush than it carried, or something else.
+    pub fired: bool,
     pub written: Vec<Written>,
     pub visible: bool,
 }
@@ -136,6 +138,7 @@ impl Postgres {
             xid,
             lsn,
             flush,
+            fired: false,
             written,
             visible: false,
         });

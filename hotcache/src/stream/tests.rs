@@ -191,14 +191,19 @@ fn progress_of(log: i32, identity: LogIdentity, before: i64, after: i64) -> Vec<
 }
 
 fn mark_message(transactional: bool, id: &str) -> Vec<u8> {
-    let length = u32::try_from(id.len()).unwrap();
+    message(transactional, b"ripen\0", id.as_bytes())
+}
+
+/// The prefix ends in a zero.
+fn message(transactional: bool, prefix: &[u8], content: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(content.len()).unwrap();
     let lsn = 90u64.to_be_bytes();
     [
         &[b'M', u8::from(transactional)][..],
         &lsn,
-        b"ripen\0",
+        prefix,
         &length.to_be_bytes(),
-        id.as_bytes(),
+        content,
     ]
     .concat()
 }
@@ -401,6 +406,20 @@ fn own_flush_is_confirmed_and_its_rows_are_skipped() {
     ]);
     assert_eq!(told.own_flush, Some(FlushSeq(42)));
     assert!(told.rows.is_empty() && told.truncated.is_empty() && told.invalidated.is_empty());
+}
+
+#[test]
+fn a_flush_that_may_have_changed_more_tells_its_rows() {
+    let tell = message(true, b"ripen.tell\0", b"");
+    let told = transaction(&[
+        progress_table(b'f'),
+        progress(1, 41, 42),
+        tell,
+        insert(&[Int(1), Null, Null]),
+        delete(2),
+    ]);
+    assert_eq!(told.own_flush, Some(FlushSeq(42)));
+    assert_eq!(told.rows.len(), 2);
 }
 
 #[test]

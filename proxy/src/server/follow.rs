@@ -5,7 +5,9 @@ use ripen_grid::change::RowId;
 use ripen_grid::grid::Grid;
 use ripen_grid::rows::WalChange;
 use ripen_grid::scope::Scope;
+use ripen_hotcache::event::RowOutcome;
 use ripen_hotcache::{Event, Outcome, Transaction};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::Notify;
@@ -119,12 +121,26 @@ impl Follower {
     fn transaction(&self, transaction: Transaction) {
         self.stats.transactions.fetch_add(1, Ordering::Relaxed);
         let (xid, commit) = (transaction.xid, transaction.commit);
+        let mut rows = transaction.rows;
         if let Some(seq) = transaction.own_flush {
             self.stats.echoes.fetch_add(1, Ordering::Relaxed);
-            let rows = self.grid.schedule.confirm(seq);
-            self.grid.rows.confirm(seq, xid, commit, &rows);
+            let carried = self.grid.schedule.confirm(seq);
+            let tells = !rows.is_empty()
+                || !transaction.truncated.is_empty()
+                || !transaction.invalidated.is_empty();
+            if tells {
+                // What a trigger has made of rows that we carried, nobody knows here.
+                let known: HashSet<&RowId> = carried.iter().collect();
+                rows.retain(|told| !known.contains(&told.row));
+                // Where the stream does not confirm flushes, it cannot tell what came before which.
+                let followed = |told: &RowOutcome| self.grid.feed.follows(told.row.table);
+                let unsure = rows.iter_mut().filter(|told| !followed(told));
+                unsure.for_each(|told| told.outcome = Outcome::Unknown);
+                self.grid.rows.overrule(seq, xid, commit, &carried);
+            }
+            self.grid.rows.confirm(seq, xid, commit, &carried);
         }
-        self.rows(transaction.rows, xid, commit);
+        self.rows(rows, xid, commit);
         if !transaction.truncated.is_empty() {
             self.grid
                 .rows
@@ -154,12 +170,7 @@ impl Follower {
         self.stats.staleness_us.lock().push(late as u64);
     }
 
-    fn rows(
-        &self,
-        rows: Vec<ripen_hotcache::event::RowOutcome>,
-        xid: ripen_pg::ids::Xid32,
-        commit: ripen_pg::ids::Lsn,
-    ) {
+    fn rows(&self, rows: Vec<RowOutcome>, xid: ripen_pg::ids::Xid32, commit: ripen_pg::ids::Lsn) {
         if rows.is_empty() {
             return;
         }
