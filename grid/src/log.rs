@@ -1,5 +1,6 @@
-//! The write-ahead log: a Raft group (one voter for now) on an own segment log. Orders and keeps commands, and applies them to the state machine. Never looks into them.
+//! The write-ahead log: a Raft group of one or several nodes on an own segment log. Orders and keeps commands, and applies them to the state machine. Never looks into them.
 
+mod answers;
 mod batcher;
 mod codec;
 mod command;
@@ -8,7 +9,10 @@ mod error;
 mod health;
 mod index;
 mod jobs;
+mod leadership;
 mod limits;
+mod members;
+mod messages;
 mod network;
 mod open;
 mod raft;
@@ -25,14 +29,23 @@ mod tests;
 
 pub use command::{Command, Entry, FlushEnd, FlushScope, FlushStart, LogIndex};
 pub use error::LogError;
+pub use leadership::Leadership;
+pub use members::Members;
+pub use network::Peers;
 
+use answers::Answers;
 use batcher::{Batcher, Proposal};
+use bytes::Bytes;
 use disk::{Disk, OsDisk};
 use health::{Health, add, get};
 use index::SharedIndex;
 use limits::SEGMENT_BYTES;
+use open::Member;
+use openraft::Raft;
+use raft::Types;
 use ripen_cachestore::progress::LogIdentity;
 use segments::Directory;
+use state::State;
 use std::future::Future;
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -40,7 +53,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll};
 use tokio::runtime::Handle;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -79,6 +92,14 @@ pub struct LogOptions {
     pub clock: Arc<dyn Fn() -> u64 + Send + Sync>,
     /// The file system.
     pub disk: Arc<dyn Disk>,
+    /// This node's number in the log's group: the same for ever, and never another node's.
+    pub node: u64,
+    /// Where the other nodes reach this one.
+    pub address: String,
+    /// The way to the other nodes. `None`: there are none, and never will be while this log is open.
+    pub peers: Option<Arc<dyn Peers>>,
+    /// An empty directory becomes a copy of the log with this identity and waits until that log's leader adds it. `None`: it becomes a log of its own.
+    pub joins: Option<u64>,
 }
 
 impl LogOptions {
@@ -91,6 +112,10 @@ impl LogOptions {
             snapshot_after_bytes: 256 << 20,
             clock: Arc::new(unix_clock_ms),
             disk: Arc::new(OsDisk),
+            node: 1,
+            address: String::new(),
+            peers: None,
+            joins: None,
         }
     }
 }
@@ -140,16 +165,18 @@ struct Inner {
     proposals: mpsc::UnboundedSender<Proposal>,
     health: Arc<Health>,
     index: Arc<SharedIndex>,
-    term: u64,
     identity: LogIdentity,
+    raft: Raft<Types, State>,
+    answers: Answers,
+    leadership: watch::Receiver<Leadership>,
     segment_bytes: u64,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
 
 impl Log {
-    /// Opens or creates the log: restores the newest snapshot, applies the rest, and becomes leader. All that was ever acknowledged is applied when it
-    /// returns. Needs a tokio runtime that lives as long as the log. Cancelled, it may leave the directory locked until its thread notices.
+    /// Opens or creates the log: restores the newest snapshot and applies the rest. Without other members it becomes leader, and all that was ever
+    /// acknowledged is applied when it returns; else [`Log::leadership`] tells when. Needs a tokio runtime that lives as long as the log. Cancelled, it may leave the directory locked until its thread notices.
     pub async fn open(options: LogOptions, machine: impl Machine) -> Result<Log, LogError> {
         let health = Arc::new(Health::new());
         let segment_bytes = options
@@ -162,7 +189,13 @@ impl Log {
         };
         let durable = options.durability == Durability::Fsync;
         let machine = Box::new(machine);
-        let running = open::open(directory, durable, machine, health.clone()).await?;
+        let member = Member {
+            node: options.node,
+            address: options.address,
+            peers: options.peers,
+            joins: options.joins,
+        };
+        let running = open::open(directory, durable, member, machine, health.clone()).await?;
         let (proposals, receiver) = mpsc::unbounded_channel();
         let batcher = Batcher {
             raft: running.raft.clone(),
@@ -170,18 +203,24 @@ impl Log {
             clock: options.clock,
             snapshot_after_bytes: options.snapshot_after_bytes,
             proposals: receiver,
-            at_ms: get(&health.counters.applied_at_ms),
+            at_ms: 0,
         };
+        let (told, leadership) = watch::channel(Leadership::now(&running.raft));
         let inner = Inner {
             proposals,
             health,
             index: running.index.clone(),
-            term: running.term,
             identity: LogIdentity(running.identity),
+            answers: Answers::new(running.raft.clone(), running.directory.clone()),
+            raft: running.raft.clone(),
+            leadership,
             segment_bytes,
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
         };
+        inner
+            .tasks
+            .spawn(leadership::watch(running.raft.clone(), told));
         let stop = inner.stop.clone();
         inner.tasks.spawn(async move {
             batcher.run(stop).await;
@@ -222,7 +261,20 @@ impl Log {
 
     /// The term this node leads in; grows with every opening and every change of leader.
     pub fn term(&self) -> u64 {
-        self.inner.term
+        self.inner.leadership.borrow().term
+    }
+
+    /// Who leads, and every change of that.
+    pub fn leadership(&self) -> watch::Receiver<Leadership> {
+        self.inner.leadership.clone()
+    }
+
+    /// Answers what another member's log asked by [`Peers::ask`]. Cancel safe.
+    ///
+    /// # Errors
+    /// When the question cannot be read, or this log has failed or stopped.
+    pub async fn answer(&self, question: &[u8]) -> Result<Bytes, LogError> {
+        self.inner.answers.answer(question).await
     }
 
     /// Which log this is, for ever: a copy of its directory is the same log.

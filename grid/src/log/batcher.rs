@@ -98,7 +98,8 @@ impl Batcher {
 
     /// Hands an entry to Raft. False if Raft has ended.
     async fn submit(&mut self, packed: Packed, permit: OwnedSemaphorePermit) -> bool {
-        self.at_ms = self.at_ms.max((self.clock)());
+        let applied_ms = get(&self.health.counters.applied_at_ms);
+        self.at_ms = self.at_ms.max(applied_ms).max((self.clock)());
         let count = packed.commands.len();
         let bytes = encode_entry(self.at_ms, count, &packed.bytes);
         let entry = Entry {

@@ -24,3 +24,9 @@ pub(crate) const ZERO_BYTES: usize = 1 << 20;
 
 /// Bytes of the writer's buffer kept between batches. A larger batch borrows memory once.
 pub(crate) const BUFFER_BYTES_KEPT: usize = 4 << 20;
+
+/// Bytes of a snapshot sent to another node at once: what one message may take from the others' turn.
+pub(crate) const SNAPSHOT_CHUNK_BYTES: usize = 1 << 20;
+
+/// How long a node that could not be reached is left alone by the log. Shorter than an election, so that a node which is back is not suspected.
+pub(crate) const PEER_BACKOFF: std::time::Duration = std::time::Duration::from_millis(100);

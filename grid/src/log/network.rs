@@ -1,59 +1,198 @@
-//! The way to other nodes: none yet, there is one voter. Nothing is ever sent.
+//! The way to the other nodes' logs, as openraft wants it. Never retries; openraft does.
 
-use super::raft::{Types, Vote};
+use super::disk::DiskFile;
+use super::limits::{PEER_BACKOFF, SNAPSHOT_CHUNK_BYTES};
+use super::messages::{Chunk, Request, Response};
+use super::raft::{CommittedLeaderId, Types, Vote};
 use super::snapshots::SnapshotFile;
-use openraft::errors::{RPCError, ReplicationClosed, StreamingError, Unreachable};
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::impls::BasicNode;
-use openraft::network::{RPCOption, RaftNetworkFactory, RaftNetworkV2};
+use openraft::network::{Backoff, RPCOption, RaftNetworkFactory, RaftNetworkV2};
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest,
+    TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use std::future::Future;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
 
-/// Reaches nobody.
-pub(crate) struct NoNetwork;
-
-type Snapshot = openraft::Snapshot<super::raft::CommittedLeaderId, u64, BasicNode, SnapshotFile>;
-
-fn unreachable() -> Unreachable<Types> {
-    let nobody = std::io::Error::from(std::io::ErrorKind::NotConnected);
-    Unreachable::new(&nobody)
+/// Carries questions to other nodes and their answers back. The other side gives them to [`super::Log::answer`].
+pub trait Peers: Send + Sync + 'static {
+    /// Asks a node. Fails when no answer came within `patience`; the question may have arrived all the same. Must be cancel safe.
+    fn ask(
+        &self,
+        node: u64,
+        address: &str,
+        question: Bytes,
+        patience: Duration,
+    ) -> BoxFuture<'static, io::Result<Bytes>>;
 }
 
-impl RaftNetworkFactory<Types> for NoNetwork {
-    type Network = NoNetwork;
+/// Of a node without others: nobody is ever reached.
+pub(crate) struct Nobody;
 
-    async fn new_client(&mut self, _target: u64, _node: &BasicNode) -> NoNetwork {
-        NoNetwork
+impl Peers for Nobody {
+    fn ask(&self, _: u64, _: &str, _: Bytes, _: Duration) -> BoxFuture<'static, io::Result<Bytes>> {
+        Box::pin(async { Err(io::ErrorKind::NotConnected.into()) })
     }
 }
 
-impl RaftNetworkV2<Types> for NoNetwork {
+/// Makes ways to nodes.
+pub(crate) struct Network {
+    pub peers: Arc<dyn Peers>,
+    pub disk: Arc<dyn super::disk::Disk>,
+}
+
+/// The way to one node.
+pub(crate) struct Way {
+    peers: Arc<dyn Peers>,
+    disk: Arc<dyn super::disk::Disk>,
+    node: u64,
+    address: String,
+}
+
+impl RaftNetworkFactory<Types> for Network {
+    type Network = Way;
+
+    async fn new_client(&mut self, target: u64, node: &BasicNode) -> Way {
+        Way {
+            peers: self.peers.clone(),
+            disk: self.disk.clone(),
+            node: target,
+            address: node.addr.clone(),
+        }
+    }
+}
+
+impl Way {
+    async fn ask(&self, request: &Request, option: &RPCOption) -> io::Result<Response> {
+        let question = request.encode();
+        let patience = option.soft_ttl();
+        let answer = self.peers.ask(self.node, &self.address, question, patience);
+        Response::decode(&answer.await?).map_err(io::Error::other)
+    }
+
+    async fn send_file(
+        &self,
+        vote: Vote,
+        snapshot: &Snapshot,
+        option: &RPCOption,
+    ) -> io::Result<Vote> {
+        let file = self.disk.open(&snapshot.snapshot.0)?;
+        let length = file.length()?;
+        let mut offset = 0;
+        loop {
+            let bytes = read_chunk(&*file, offset, length)?;
+            let next = offset + bytes.len() as u64;
+            let chunk = Request::Snapshot(Chunk {
+                vote,
+                meta: snapshot.meta.clone(),
+                offset,
+                length,
+                bytes,
+            });
+            let Response::Snapshot(theirs) = self.ask(&chunk, option).await? else {
+                return Err(unexpected());
+            };
+            if next == length || theirs > vote {
+                return Ok(theirs);
+            }
+            offset = next;
+        }
+    }
+}
+
+/// A few milliseconds of reading at most.
+fn read_chunk(file: &dyn DiskFile, offset: u64, length: u64) -> io::Result<Bytes> {
+    let mut bytes = vec![0; SNAPSHOT_CHUNK_BYTES.min((length - offset) as usize)];
+    file.read_at(&mut bytes, offset)?;
+    Ok(bytes.into())
+}
+
+type Snapshot = openraft::Snapshot<CommittedLeaderId, u64, BasicNode, SnapshotFile>;
+
+fn unexpected() -> io::Error {
+    io::Error::other("the answer does not belong to the question")
+}
+
+fn failed(error: io::Error) -> RPCError<Types> {
+    match error.kind() {
+        io::ErrorKind::TimedOut => RPCError::Network(NetworkError::new(&error)),
+        _ => RPCError::Unreachable(Unreachable::new(&error)),
+    }
+}
+
+impl RaftNetworkV2<Types> for Way {
     type SnapshotData = SnapshotFile;
 
     async fn append_entries(
         &mut self,
-        _request: AppendEntriesRequest<Types>,
-        _option: RPCOption,
+        request: AppendEntriesRequest<Types>,
+        option: RPCOption,
     ) -> Result<AppendEntriesResponse<Types>, RPCError<Types>> {
-        Err(RPCError::Unreachable(unreachable()))
+        match self.ask(&Request::Append(request), &option).await {
+            Ok(Response::Append(response)) => Ok(response),
+            Ok(_) => Err(failed(unexpected())),
+            Err(error) => Err(failed(error)),
+        }
     }
 
     async fn vote(
         &mut self,
-        _request: VoteRequest<Types>,
-        _option: RPCOption,
+        request: VoteRequest<Types>,
+        option: RPCOption,
     ) -> Result<VoteResponse<Types>, RPCError<Types>> {
-        Err(RPCError::Unreachable(unreachable()))
+        match self.ask(&Request::Vote(request), &option).await {
+            Ok(Response::Vote(response)) => Ok(response),
+            Ok(_) => Err(failed(unexpected())),
+            Err(error) => Err(failed(error)),
+        }
+    }
+
+    async fn pre_vote(
+        &mut self,
+        request: VoteRequest<Types>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<Types>, RPCError<Types>> {
+        match self.ask(&Request::PreVote(request), &option).await {
+            Ok(Response::Vote(response)) => Ok(response),
+            Ok(_) => Err(failed(unexpected())),
+            Err(error) => Err(failed(error)),
+        }
     }
 
     async fn full_snapshot(
         &mut self,
-        _vote: Vote,
-        _snapshot: Snapshot,
-        _cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
-        _option: RPCOption,
+        vote: Vote,
+        snapshot: Snapshot,
+        cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
+        option: RPCOption,
     ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
-        Err(StreamingError::Unreachable(unreachable()))
+        tokio::select! {
+            closed = cancel => Err(closed.into()),
+            sent = self.send_file(vote, &snapshot, &option) => match sent {
+                Ok(vote) => Ok(SnapshotResponse::new(vote)),
+                Err(error) => Err(StreamingError::Unreachable(Unreachable::new(&error))),
+            }
+        }
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        request: TransferLeaderRequest<Types>,
+        option: RPCOption,
+    ) -> Result<TransferLeaderResponse<Types>, RPCError<Types>> {
+        match self.ask(&Request::TransferLeader(request), &option).await {
+            Ok(Response::TransferLeader(response)) => Ok(response),
+            Ok(_) => Err(failed(unexpected())),
+            Err(error) => Err(failed(error)),
+        }
+    }
+
+    fn backoff(&self) -> Option<Backoff> {
+        Some(Backoff::new(std::iter::repeat(PEER_BACKOFF)))
     }
 }

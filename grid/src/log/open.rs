@@ -6,8 +6,9 @@ use super::error::LogError;
 use super::health::Health;
 use super::index::SharedIndex;
 use super::jobs::Queue;
-use super::network::NoNetwork;
-use super::raft::{NODE, Types};
+use super::leadership::Leadership;
+use super::network::{Network, Nobody, Peers};
+use super::raft::Types;
 use super::recovery::{ADVICE, Recovered, recover};
 use super::segments::{Directory, Janitor};
 use super::snapshots::{Snapshot, Snapshots, newest};
@@ -22,11 +23,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::thread::JoinHandle;
 
-/// A log that runs and leads.
+/// A log that runs, and leads if there is nobody else to do it.
 pub(crate) struct Running {
     pub raft: Raft<Types, State>,
-    pub term: u64,
     pub identity: u64,
+    pub directory: Directory,
     pub index: Arc<SharedIndex>,
     threads: Threads,
 }
@@ -43,16 +44,26 @@ struct Files {
     snapshot: Option<Snapshot>,
 }
 
-/// Opens a log and becomes its leader.
+/// Who this node is among others.
+pub(crate) struct Member {
+    pub node: u64,
+    pub address: String,
+    pub peers: Option<Arc<dyn Peers>>,
+    /// The identity of the log that an empty directory shall be a copy of; it waits to be added to it.
+    pub joins: Option<u64>,
+}
+
+/// Opens a log, and becomes its leader if it has no other member.
 pub(crate) async fn open(
     directory: Directory,
     durable: bool,
+    member: Member,
     machine: Box<dyn Machine>,
     health: Arc<Health>,
 ) -> Result<Running, LogError> {
     let files = {
-        let directory = directory.clone();
-        let opening = tokio::task::spawn_blocking(move || open_files(&directory));
+        let (directory, joins) = (directory.clone(), member.joins);
+        let opening = tokio::task::spawn_blocking(move || open_files(&directory, joins));
         opening.await.map_err(consensus)??
     };
     count_found(&files, &health);
@@ -72,14 +83,15 @@ pub(crate) async fn open(
         janitor,
         health.clone(),
     );
-    let threads = Threads::start(writer, files.lock)
+    let alone = member.peers.is_none();
+    let threads = Threads::start(writer, alone, files.lock)
         .map_err(|error| LogError::io("start a thread for", &directory.path, error))?;
     let store = Store::new(index.clone(), threads.queue.clone(), health.clone());
-    match start_raft(store, state).await {
-        Ok((raft, term)) => Ok(Running {
+    match start_raft(&directory, member, store, state).await {
+        Ok(raft) => Ok(Running {
             raft,
-            term,
             identity,
+            directory,
             index,
             threads,
         }),
@@ -106,7 +118,7 @@ fn count_found(files: &Files, health: &Health) {
         .store(snapshot_bytes, Relaxed);
 }
 
-fn open_files(directory: &Directory) -> Result<Files, LogError> {
+fn open_files(directory: &Directory, joins: Option<u64>) -> Result<Files, LogError> {
     let (disk, dir) = (&directory.disk, &directory.path);
     disk.create_dir(dir)
         .map_err(|error| LogError::io("create", dir, error))?;
@@ -118,7 +130,7 @@ fn open_files(directory: &Directory) -> Result<Files, LogError> {
     let (snapshot, damage) = newest(directory)?;
     check_agreement(directory, &recovered, snapshot.as_ref(), damage)?;
     // Any number that another log is unlikely to have will do, but 0, which `ripen.progress` had before logs had identities.
-    let identity = recovered.identity;
+    let identity = recovered.identity.or(joins);
     let identity = identity.unwrap_or_else(|| RandomState::new().hash_one(0u64).max(1));
     Ok(Files {
         lock,
@@ -176,12 +188,26 @@ fn check_agreement(
     Ok(())
 }
 
-async fn start_raft(store: Store, state: State) -> Result<(Raft<Types, State>, u64), LogError> {
-    let raft = Raft::new(NODE, Arc::new(config()?), NoNetwork, store, state)
+async fn start_raft(
+    directory: &Directory,
+    member: Member,
+    store: Store,
+    state: State,
+) -> Result<Raft<Types, State>, LogError> {
+    let network = Network {
+        peers: member.peers.unwrap_or_else(|| Arc::new(Nobody)),
+        disk: directory.disk.clone(),
+    };
+    let config = Arc::new(config()?);
+    let raft = Raft::new(member.node, config, network, store, state)
         .await
         .map_err(consensus)?;
-    match lead(&raft).await {
-        Ok(term) => Ok((raft, term)),
+    let begun = match member.joins {
+        Some(_) => lead_if_alone(&raft).await,
+        None => found(&raft, member.node, member.address).await,
+    };
+    match begun {
+        Ok(()) => Ok(raft),
         Err(error) => {
             // Fails if Raft has ended already.
             let _ = raft.shutdown().await;
@@ -209,26 +235,38 @@ fn config() -> Result<Config, LogError> {
     config.validate().map_err(consensus)
 }
 
-/// Becomes leader in a new term and waits until all there is has been applied. Returns the term.
-async fn lead(raft: &Raft<Types, State>) -> Result<u64, LogError> {
+/// Makes this node the only member of a log that has none yet.
+async fn found(raft: &Raft<Types, State>, node: u64, address: String) -> Result<(), LogError> {
     if raft.is_initialized().await.map_err(consensus)? {
-        raft.trigger().elect(false).await.map_err(consensus)?;
-    } else {
-        let nodes = BTreeMap::from([(NODE, BasicNode::default())]);
-        raft.initialize(nodes).await.map_err(consensus)?;
+        return lead_if_alone(raft).await;
     }
-    let leads = |metrics: &openraft::RaftMetrics<Types>| {
-        let applied = metrics.last_applied.as_ref();
-        let of_this_term = applied.is_some_and(|id| id.leader_id.term == metrics.current_term);
-        let all = applied.map(|id| id.index) == metrics.last_log_index;
-        metrics.state.is_leader() && of_this_term && all
-    };
-    let wait = raft.wait(None);
-    let led = wait.metrics(leads, "leads, all applied").await;
-    led.map(|metrics| metrics.current_term).map_err(consensus)
+    let nodes = BTreeMap::from([(node, BasicNode { addr: address })]);
+    raft.initialize(nodes).await.map_err(consensus)?;
+    until_leading(raft).await
 }
 
-fn consensus(error: impl std::fmt::Display) -> LogError {
+/// Where no other node has a voice, leads in a new term.
+async fn lead_if_alone(raft: &Raft<Types, State>) -> Result<(), LogError> {
+    let node = *raft.node_id();
+    let alone = move |state: &openraft::RaftState<Types>| {
+        state.membership_state.effective().voter_ids().eq([node])
+    };
+    if !raft.with_raft_state(alone).await.map_err(consensus)? {
+        return Ok(());
+    }
+    raft.trigger().elect(false).await.map_err(consensus)?;
+    until_leading(raft).await
+}
+
+/// All that was ever acknowledged is applied when it returns.
+async fn until_leading(raft: &Raft<Types, State>) -> Result<(), LogError> {
+    let leads = |metrics: &openraft::RaftMetrics<Types>| Leadership::of(metrics).here;
+    let wait = raft.wait(None);
+    let led = wait.metrics(leads, "leads, all applied").await;
+    led.map(drop).map_err(consensus)
+}
+
+pub(crate) fn consensus(error: impl std::fmt::Display) -> LogError {
     LogError::Consensus {
         detail: error.to_string(),
     }
@@ -236,9 +274,9 @@ fn consensus(error: impl std::fmt::Display) -> LogError {
 
 impl Threads {
     /// The lock lives as long as the thread.
-    fn start(writer: Writer, lock: LockGuard) -> std::io::Result<Threads> {
-        // There is one voter: while the disk syncs, nothing could be done but wait.
-        let queue = Arc::new(Queue::new(writer, true));
+    fn start(writer: Writer, alone: bool, lock: LockGuard) -> std::io::Result<Threads> {
+        // Where nobody else is asked, nothing could be done but wait while the disk syncs.
+        let queue = Arc::new(Queue::new(writer, alone));
         let jobs = queue.clone();
         let writer = std::thread::Builder::new()
             .name("log-writer".to_owned())

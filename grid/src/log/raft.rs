@@ -12,9 +12,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
-/// This node. There is one voter for now.
-pub(crate) const NODE: u64 = 1;
-
 /// openraft's parameters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Types;
@@ -208,4 +205,38 @@ pub(crate) fn decode_membership(bytes: &[u8]) -> Result<Membership, Malformed> {
     }
     let nodes: BTreeMap<u64, BasicNode> = nodes.into_iter().collect();
     Membership::new(configs, nodes).map_err(|_| Malformed("membership contradicts itself"))
+}
+
+/// An id is a byte (0: none) and, after 1, term and index.
+pub(crate) fn put_id(out: &mut Vec<u8>, id: Option<&LogId>) {
+    out.push(u8::from(id.is_some()));
+    if let Some(id) = id.map(Id::from) {
+        codec::put_u64(out, id.term);
+        codec::put_u64(out, id.index);
+    }
+}
+
+pub(crate) fn id(reader: &mut codec::Reader<'_>) -> Result<Option<LogId>, Malformed> {
+    if !reader.bool()? {
+        return Ok(None);
+    }
+    let (term, index) = (reader.u64()?, reader.u64()?);
+    Ok(Some(Id { term, index }.into()))
+}
+
+/// Layout: last id, the membership's id, the membership with its length before it.
+pub(crate) fn put_meta(out: &mut Vec<u8>, meta: &SnapshotMeta) {
+    put_id(out, meta.last_log_id.as_ref());
+    put_id(out, meta.last_membership.log_id().as_ref());
+    codec::put_bytes(out, &encode_membership(meta.last_membership.membership()));
+}
+
+pub(crate) fn meta(reader: &mut codec::Reader<'_>) -> Result<SnapshotMeta, Malformed> {
+    let last_log_id = id(reader)?;
+    let membership_id = id(reader)?;
+    let membership = decode_membership(reader.bytes()?)?;
+    Ok(SnapshotMeta {
+        last_log_id,
+        last_membership: StoredMembership::new(membership_id, membership),
+    })
 }

@@ -4,13 +4,11 @@
 //! An id is a byte (0: none) and, after 1, term 8 and index 8. The membership has its `u32` length before it, the machine's bytes a `u64` one.
 
 use super::error::LogError;
-use super::raft::{
-    Id, LogId, SnapshotMeta, StoredMembership, decode_membership, encode_membership,
-};
+use super::raft::{SnapshotMeta, meta, put_meta};
 use super::recovery::ADVICE;
 use super::segments::Directory;
 use parking_lot::Mutex;
-use ripen_cachestore::change::codec::{Malformed, Reader, put_bytes, put_u64};
+use ripen_cachestore::change::codec::{Malformed, Reader, put_u64};
 use ripen_cachestore::failpoint::reach;
 use std::path::{Path, PathBuf};
 
@@ -186,10 +184,7 @@ fn encode_head(snapshot: &Snapshot) -> Vec<u8> {
     put_u64(&mut out, snapshot.identity);
     put_u64(&mut out, snapshot.at_ms);
     out.push(u8::from(snapshot.from_synced_log));
-    put_id(&mut out, snapshot.meta.last_log_id.as_ref());
-    let membership = &snapshot.meta.last_membership;
-    put_id(&mut out, membership.log_id().as_ref());
-    put_bytes(&mut out, &encode_membership(membership.membership()));
+    put_meta(&mut out, &snapshot.meta);
     put_u64(&mut out, snapshot.state.len() as u64);
     let mut crc = crc32fast::Hasher::new();
     crc.update(&out[CHECKED_FROM..]);
@@ -201,9 +196,7 @@ fn encode_head(snapshot: &Snapshot) -> Vec<u8> {
 fn decode(reader: &mut Reader<'_>) -> Result<Snapshot, Malformed> {
     let (identity, at_ms) = (reader.u64()?, reader.u64()?);
     let from_synced_log = reader.bool()?;
-    let last_log_id = id(reader)?;
-    let membership_id = id(reader)?;
-    let membership = decode_membership(reader.bytes()?)?;
+    let meta = meta(reader)?;
     let length = reader.u64()? as usize;
     let state = reader.take(length)?.to_vec();
     reader.end()?;
@@ -212,25 +205,6 @@ fn decode(reader: &mut Reader<'_>) -> Result<Snapshot, Malformed> {
         at_ms,
         from_synced_log,
         state,
-        meta: SnapshotMeta {
-            last_log_id,
-            last_membership: StoredMembership::new(membership_id, membership),
-        },
+        meta,
     })
-}
-
-fn put_id(out: &mut Vec<u8>, id: Option<&LogId>) {
-    out.push(u8::from(id.is_some()));
-    if let Some(id) = id.map(Id::from) {
-        put_u64(out, id.term);
-        put_u64(out, id.index);
-    }
-}
-
-fn id(reader: &mut Reader<'_>) -> Result<Option<LogId>, Malformed> {
-    if !reader.bool()? {
-        return Ok(None);
-    }
-    let (term, index) = (reader.u64()?, reader.u64()?);
-    Ok(Some(Id { term, index }.into()))
 }

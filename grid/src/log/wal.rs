@@ -132,7 +132,7 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    fn from_byte(byte: u8) -> Option<Kind> {
+    pub(crate) fn from_byte(byte: u8) -> Option<Kind> {
         Some(match byte {
             1 => Kind::Blank,
             2 => Kind::Normal,

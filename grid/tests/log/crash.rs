@@ -7,7 +7,7 @@ use rand::{Rng, SeedableRng};
 use ripen_grid::log::disk::{Faults, SimDisk};
 use ripen_grid::log::{Durability, Log, LogOptions};
 
-fn seeds() -> std::ops::Range<u64> {
+pub fn seeds() -> std::ops::Range<u64> {
     let Ok(text) = std::env::var("LOG_SEEDS") else {
         return 0..40;
     };

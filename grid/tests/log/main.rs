@@ -7,7 +7,9 @@
 )]
 
 mod behaviour;
+mod cluster;
 mod crash;
 mod damage;
+mod group;
 mod kill;
 mod support;

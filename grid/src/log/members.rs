@@ -1,0 +1,85 @@
+//! Who belongs to the log: asks openraft to change that, on the leader. Decides nothing; what the membership should be is decided by the cluster.
+
+use super::error::LogError;
+use super::{Log, raft::Membership};
+use openraft::ChangeMembers;
+use openraft::async_runtime::WatchReceiver;
+use openraft::errors::{ClientWriteError, RaftError};
+use openraft::impls::BasicNode;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// The log's members, by their numbers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Members {
+    /// Where each is reached.
+    pub addresses: BTreeMap<u64, String>,
+    /// Those whose voices count. While they change, both the old and the new ones.
+    pub voters: BTreeSet<u64>,
+}
+
+impl Members {
+    fn of(membership: &Membership) -> Members {
+        let nodes = membership.nodes();
+        Members {
+            addresses: nodes.map(|(id, node)| (*id, node.addr.clone())).collect(),
+            voters: membership.voter_ids().collect(),
+        }
+    }
+}
+
+impl Log {
+    /// Who belongs to the log, as this node knows.
+    pub fn members(&self) -> Members {
+        let metrics = self.inner.raft.metrics();
+        Members::of(metrics.borrow_watched().membership_config.membership())
+    }
+
+    /// Adds a node, or changes its address; it gets all of the log, but no voice. On the leader. Returns when that is committed, not when it has caught up.
+    ///
+    /// # Errors
+    /// [`LogError::NotLeader`], or what ended the log.
+    pub async fn add_member(&self, node: u64, address: &str) -> Result<(), LogError> {
+        let addr = address.to_owned();
+        let raft = &self.inner.raft;
+        let added = raft.add_learner(node, BasicNode { addr }, false).await;
+        added.map(drop).map_err(refused)
+    }
+
+    /// Says whose voices count; those who lose theirs stay members. On the leader. Returns when that is committed. Cancelled, it may go on.
+    ///
+    /// # Errors
+    /// [`LogError::NotLeader`], or what ended the log.
+    pub async fn set_voters(&self, voters: BTreeSet<u64>) -> Result<(), LogError> {
+        let raft = &self.inner.raft;
+        let changed = raft.change_membership(voters, true).await;
+        changed.map(drop).map_err(refused)
+    }
+
+    /// Removes nodes, which must have no voice. On the leader.
+    ///
+    /// # Errors
+    /// [`LogError::NotLeader`], or what ended the log.
+    pub async fn remove_members(&self, nodes: BTreeSet<u64>) -> Result<(), LogError> {
+        let raft = &self.inner.raft;
+        let removal = ChangeMembers::RemoveNodes(nodes);
+        let changed = raft.change_membership(removal, false).await;
+        changed.map(drop).map_err(refused)
+    }
+
+    /// Asks another voter to lead instead of this node. It has happened when [`Log::leadership`] says so; if it does not, this node goes on.
+    ///
+    /// # Errors
+    /// What ended the log.
+    pub async fn hand_over(&self, to: u64) -> Result<(), LogError> {
+        let trigger = self.inner.raft.trigger();
+        let begun = trigger.transfer_leader(to).await;
+        begun.map_err(super::open::consensus)
+    }
+}
+
+fn refused(error: RaftError<super::raft::Types, ClientWriteError<super::raft::Types>>) -> LogError {
+    match error {
+        RaftError::APIError(ClientWriteError::ForwardToLeader(_)) => LogError::NotLeader,
+        error => super::open::consensus(error),
+    }
+}
