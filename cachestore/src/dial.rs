@@ -2,7 +2,7 @@
 //! so there is one TLS stack. Never logs in; who dials speaks the startup.
 
 mod stream;
-mod tls;
+pub mod tls;
 
 pub use stream::Stream;
 

@@ -3,6 +3,7 @@
 pub use ripen_cachestore::change;
 
 pub mod clock;
+pub mod cluster;
 pub mod feed;
 pub mod fences;
 pub mod flusher;

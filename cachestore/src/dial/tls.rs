@@ -43,7 +43,8 @@ fn config_error(error: impl std::fmt::Display) -> DialError {
     DialError::Config(error.to_string())
 }
 
-fn certificates(
+/// The certificates in a PEM file.
+pub fn certificates(
     path: impl AsRef<std::path::Path>,
 ) -> Result<Vec<CertificateDer<'static>>, DialError> {
     CertificateDer::pem_file_iter(path)
@@ -77,7 +78,8 @@ fn verifier(
     })
 }
 
-fn roots(root_cert: Option<&str>) -> Result<RootCertStore, DialError> {
+/// The authorities in a PEM file, or the system's.
+pub fn roots(root_cert: Option<&str>) -> Result<RootCertStore, DialError> {
     let mut roots = RootCertStore::empty();
     let certificates = match root_cert {
         None | Some("system") => rustls_native_certs::load_native_certs().certs,

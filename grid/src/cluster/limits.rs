@@ -1,0 +1,21 @@
+//! Bounds of the connections between nodes: the number, why that number, what happens when it is reached. Holds nothing else.
+
+use std::time::Duration;
+
+/// Bytes of a frame. A commit group of the largest size must fit ([`crate::log`] refuses larger ones first); a larger frame ends the connection.
+pub(crate) const FRAME_BYTES_MAX: usize = (1 << 30) + (16 << 20);
+
+/// Frames on their way to the socket of one connection. Who wants to send more waits.
+pub(crate) const FRAMES_QUEUED: usize = 256;
+
+/// Questions of one connection that are worked on at a time. More wait in the socket.
+pub(crate) const QUESTIONS_AT_A_TIME: usize = 1024;
+
+/// How long a connection may take until both sides have said who they are. Then it is closed, and tried again when somebody asks.
+pub(crate) const HELLO_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Rounds of PBKDF2 that make keys of a secret: a second at most at each start, for ever for whoever tries secrets.
+pub(crate) const SECRET_ROUNDS: u32 = 600_000;
+
+/// Bytes of a secret. A shorter one could be found by trying, and is refused.
+pub(crate) const SECRET_BYTES_MIN: usize = 16;
