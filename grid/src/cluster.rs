@@ -1,4 +1,5 @@
-//! How nodes talk: who may (`keys`), what is said (`frame`, `hello`), and the connections that carry it (`link`, `listener`). Knows nothing of what is asked.
+//! How nodes talk: who may (`keys`), what is said (`frame`, `hello`), the connections that carry it (`link`,
+//! `listener`), and whose voices count (`membership`).
 
 pub mod frame;
 pub mod hello;
@@ -6,6 +7,7 @@ pub mod keys;
 mod limits;
 pub mod link;
 pub mod listener;
+pub mod membership;
 pub mod tcp;
 
 pub use hello::{Identity, Refusal};
