@@ -1,9 +1,11 @@
 //! How nodes talk: who may (`keys`), what is said (`frame`, `hello`), the connections that carry it (`link`,
-//! `listener`), and whose voices count (`membership`).
+//! `listener`), whose voices count (`membership`),
+//! and who may answer from memory (`lease`).
 
 pub mod frame;
 pub mod hello;
 pub mod keys;
+pub mod lease;
 mod limits;
 pub mod link;
 pub mod listener;
