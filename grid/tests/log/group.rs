@@ -14,9 +14,6 @@ use std::time::Duration;
 /// How long a test waits for what must come.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Which log the members share.
-const IDENTITY: u64 = 77;
-
 /// Who is there, and who cannot reach whom (from, to).
 #[derive(Default)]
 struct Links {
@@ -68,6 +65,8 @@ pub struct Group {
     pub disks: BTreeMap<u64, SimDisk>,
     pub running: BTreeMap<u64, Member>,
     pub snapshot_after_bytes: Option<u64>,
+    /// Which log the members share.
+    identity: Option<u64>,
 }
 
 impl Group {
@@ -97,7 +96,7 @@ impl Group {
                 from: node,
                 links: self.links.clone(),
             })),
-            joins: (node > 1).then_some(IDENTITY),
+            joins: self.identity,
             ..options(disk)
         };
         if let Some(bytes) = self.snapshot_after_bytes {
@@ -105,6 +104,7 @@ impl Group {
         }
         let numbers = Numbers::default();
         let log = Log::open(options, numbers.clone()).await?;
+        self.identity = Some(log.identity().0);
         self.links.logs.lock().insert(node, log.clone());
         self.running.insert(node, Member { log, numbers });
         Ok(())
