@@ -109,7 +109,7 @@ impl View<'_> {
     fn growth(&self, wish: Wish) -> Option<BTreeSet<u64>> {
         let voters = &self.members.voters;
         let possible = wish.voters.min(voters.len() + self.successors().count());
-        let size = if possible % 2 == 0 {
+        let size = if possible.is_multiple_of(2) {
             possible.saturating_sub(1)
         } else {
             possible
