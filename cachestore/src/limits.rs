@@ -33,3 +33,6 @@ pub const CATALOG_ATTEMPTS: usize = 5;
 
 /// Dead letters returned by one listing. Older ones are reached by paging.
 pub const DEAD_LETTER_PAGE: i64 = 1_000;
+
+/// Bytes of one row that a load keeps. Values beyond are missing in it, so that reads which need them go to Postgres: rows may be larger than any message.
+pub const LOADED_ROW_BYTES: usize = 256 << 20;

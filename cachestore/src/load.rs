@@ -2,6 +2,7 @@
 
 use crate::catalog::{Catalog, Column, Relation};
 use crate::error::StoreError;
+use crate::limits::LOADED_ROW_BYTES;
 use crate::raw::{RawParam, RawValue, array, dynamic};
 use crate::sql::{ParamType, key_columns, param_type, qualified, quoted};
 use crate::store::{Connection, Store};
@@ -143,8 +144,13 @@ impl<'a> Query<'a> {
 
     fn row(&self, row: &Row) -> Result<(Key, Tuple), StoreError> {
         let mut columns = vec![Datum::Missing; self.relation.width];
+        let mut bytes = 0;
         for (index, (column, _)) in self.selected.iter().enumerate() {
             let RawValue(value) = row.try_get(index + 1)?;
+            bytes += value.map_or(0, <[u8]>::len);
+            if bytes > LOADED_ROW_BYTES && !self.relation.primary_key.contains(&column.position) {
+                continue;
+            }
             columns[column.position] = value.map_or(Datum::Null, Datum::Value);
         }
         let mut key = Key::new();

@@ -46,6 +46,9 @@ pub enum GridError {
     /// The rows cannot be loaded here: pass the statement through.
     #[error("the rows cannot be loaded")]
     NotLoadable(#[from] LoadError),
+    /// The rows are too large for the log: pass the statement through.
+    #[error("the rows are too large for the log")]
+    TooLarge,
     /// Too much is pending and it did not shrink in time.
     #[error("too many pending changes")]
     Full,
@@ -172,6 +175,9 @@ impl Grid {
                 if overlaid { leader.last() } else { Proposal(0) },
                 None,
             ),
+            Some(group) if bytes(&group, &images) > limits::GROUP_BYTES_MAX => {
+                return Err(GridError::TooLarge);
+            }
             Some(group) => {
                 let shapes = self.shapes(&mut leader, catalog, &group)?;
                 reach("write-decided");
@@ -491,6 +497,15 @@ impl Grid {
         self.marks
             .after_next(Box::new(move || fences.lower(&scope)));
     }
+}
+
+/// Bytes of a transaction's rows, as they are and as they were.
+fn bytes(group: &CommitGroup, before: &[Option<Tuple>]) -> usize {
+    let images = group.rows.iter().filter_map(|change| change.change.image());
+    images
+        .chain(before.iter().flatten())
+        .map(Tuple::weight)
+        .sum()
 }
 
 /// A scope that belongs to the database until it is released.

@@ -88,3 +88,6 @@ pub const FLUSH_ROWS_NAMED_MAX: usize = 10_000;
 
 /// How often the flusher asks whether the catalog has been read. Reached only while Postgres comes up; each round is a pointer read.
 pub const CATALOG_POLL: Duration = Duration::from_millis(20);
+
+/// Bytes of one transaction's rows, as they are and as they were. A larger one is passed through: one command of the log is half as large again at most.
+pub const GROUP_BYTES_MAX: usize = 512 << 20;

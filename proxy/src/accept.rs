@@ -8,7 +8,7 @@ use crate::registry::{Admission, Cancel, Ending, Registered, Registry};
 use crate::relay::link::Link;
 use crate::session::Session;
 use crate::session::answerer::Answerer;
-use crate::tls::ClientStream;
+use crate::tls::{Acceptor, ClientStream};
 use bytes::{BufMut, Bytes, BytesMut};
 use ripen_cachestore::dial::{DialTarget, dial};
 use ripen_pg::sqlstate::{ErrorFields, SqlState};
@@ -18,9 +18,8 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
-use tokio::net::{TcpListener, TcpStream, UnixListener};
+use tokio::net::{TcpListener, UnixListener};
 use tokio::time::timeout;
-use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument, debug, warn};
@@ -32,7 +31,7 @@ pub struct Front<A> {
     /// Who plans and answers.
     pub answerer: Arc<A>,
     /// For clients that ask for TLS; `None`: they are told "no".
-    pub tls: Option<TlsAcceptor>,
+    pub tls: Option<Acceptor>,
     /// Client connections at most.
     pub clients_max: usize,
     /// Longest wait for Postgres when a session needs a connection.
@@ -253,18 +252,13 @@ async fn direct_tls<A>(stream: ClientStream, front: &Front<A>) -> io::Result<Cli
         (ClientStream::Tcp(stream), Some(tls)) => {
             let mut first = [0];
             if stream.peek(&mut first).await? == 1 && first[0] == 0x16 {
-                handshake(stream, tls).await
+                tls.accept(stream).await
             } else {
                 Ok(ClientStream::Tcp(stream))
             }
         }
         (stream, _) => Ok(stream),
     }
-}
-
-async fn handshake(stream: TcpStream, tls: &TlsAcceptor) -> io::Result<ClientStream> {
-    let stream = tls.accept(stream).await?;
-    Ok(ClientStream::Tls(Box::new(stream)))
 }
 
 async fn answer_tls<A>(
@@ -290,7 +284,7 @@ async fn answer_tls<A>(
         return Err(io::Error::new(io::ErrorKind::InvalidData, what));
     }
     match client.into_stream() {
-        ClientStream::Tcp(stream) => Ok(Link::new(handshake(stream, tls).await?)),
+        ClientStream::Tcp(stream) => Ok(Link::new(tls.accept(stream).await?)),
         other => Ok(Link::new(other)),
     }
 }

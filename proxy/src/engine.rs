@@ -245,6 +245,7 @@ fn refused(error: GridError) -> Refusal {
             "owned",
             "the rows are owned by a passed-through transaction",
         ),
+        GridError::TooLarge => passed("too-large", "the rows are too large for the log"),
         GridError::NotLoadable(_) => passed("not-loaded", "the rows could not be loaded"),
         other => Refusal::Error(errors::of_grid(&other)),
     }

@@ -112,3 +112,6 @@ pub const CLAIM_PERIOD: Duration = Duration::from_secs(1);
 
 /// How long a start waits for another Ripen's claim to end: a process that was killed leaves it for a moment. Then it refuses to start.
 pub const CLAIM_WAIT: Duration = Duration::from_secs(5);
+
+/// Bytes of a row that a queued write leaves. A larger one passes through: it would weigh on memory, log and flush, and Postgres has limits of its own from 1 GB on.
+pub const WRITTEN_ROW_BYTES_MAX: usize = 64 << 20;

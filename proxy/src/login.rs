@@ -2,7 +2,8 @@
 //! for nothing before is let in here (`logins.rs`). Never knows a secret except a cleartext password,
 //! which is kept only to open the same connection again.
 //!
-//! SCRAM with channel binding is not offered to the client: the channel it would bind ends here.
+//! SCRAM with channel binding is offered to the client only where Ripen shows the certificate that Postgres shows, for that is all that it binds. Otherwise the
+//! channel that it would bind ends here.
 
 use crate::accept::{Front, refuse};
 use crate::limits;
@@ -11,7 +12,7 @@ use crate::registry::Registered;
 use crate::relay::link::Link;
 use crate::relay::{HEADER_BYTES, head};
 use crate::session::io::Io;
-use crate::tls::ClientStream;
+use crate::tls::{Acceptor, ClientStream};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use ripen_cachestore::dial::{DialError, Stream, dial};
 use ripen_pg::sqlstate::{ErrorFields, SqlState};
@@ -71,8 +72,11 @@ pub(crate) async fn login<A>(
     packet: Bytes,
     startup: Option<Startup>,
 ) -> Option<LoggedIn> {
-    let mut upstream = match connect(front).await {
-        Ok(stream) => Link::new(stream),
+    let (mut upstream, binds) = match connect(front).await {
+        Ok(stream) => {
+            let binds = client.stream_is_encrypted() && same_certificate(front, &stream);
+            (Link::new(stream), binds)
+        }
         Err(error) => {
             let known = startup.and_then(|startup| known(front, startup));
             let Some((startup, remembered)) = known else {
@@ -93,6 +97,7 @@ pub(crate) async fn login<A>(
     let upstream = Some(Box::new(upstream));
     let mut login = Login {
         io: Io { client, upstream },
+        binds,
         secret: Secret::None,
         parameters: BytesMut::new(),
         asked: None,
@@ -177,6 +182,12 @@ fn let_in(
     }
 }
 
+/// Whether clients are shown what Postgres has shown here: `tls-server-end-point` binds a certificate, not a connection (RFC 5929).
+fn same_certificate<A>(front: &Front<A>, stream: &Stream) -> bool {
+    let shown = front.tls.as_ref().map(Acceptor::certificate);
+    shown.is_some() && shown == stream.certificate()
+}
+
 /// Opens a connection to Postgres, in bounded time.
 pub(crate) async fn connect<A>(front: &Front<A>) -> Result<Stream, ErrorFields> {
     match timeout(front.dial_timeout, dial(&front.target)).await {
@@ -227,6 +238,8 @@ async fn copy(mut client: Link<ClientStream>, mut upstream: Link<Stream>) {
 
 struct Login {
     io: Io,
+    /// Whether a channel binding of the client's holds for Postgres.
+    binds: bool,
     secret: Secret,
     parameters: BytesMut,
     /// Which authentication request the client has still to answer.
@@ -288,7 +301,7 @@ impl Login {
                 b'R' => {
                     let code = body.clone().try_get_u32().unwrap_or(0);
                     self.asked = asks(code).then_some(code);
-                    if code == SASL {
+                    if code == SASL && !self.binds {
                         without_channel_binding(&body[4..], &mut self.io.client.output);
                         continue;
                     }

@@ -30,6 +30,26 @@ impl ClientStream {
     }
 }
 
+/// Encrypts clients' connections.
+#[derive(Clone)]
+pub struct Acceptor {
+    config: TlsAcceptor,
+    certificate: CertificateDer<'static>,
+}
+
+impl Acceptor {
+    /// Shakes hands with a client. Cancel safe: a dropped future closes the connection.
+    pub async fn accept(&self, stream: TcpStream) -> io::Result<ClientStream> {
+        let stream = self.config.accept(stream).await?;
+        Ok(ClientStream::Tls(Box::new(stream)))
+    }
+
+    /// The certificate that clients are shown.
+    pub fn certificate(&self) -> &[u8] {
+        &self.certificate
+    }
+}
+
 /// Why the certificate or key cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsSetupError {
@@ -44,10 +64,13 @@ pub enum TlsSetupError {
     /// Certificate and key that do not fit or are not supported.
     #[error("could not use the server certificate: {0}")]
     Certificate(#[from] rustls::Error),
+    /// A file without a certificate.
+    #[error("there is no certificate in \"{0}\"")]
+    None(String),
 }
 
 /// Reads a certificate chain and its key (PEM). Blocking: for start-up only.
-pub fn acceptor(certificate: &Path, key: &Path) -> Result<TlsAcceptor, TlsSetupError> {
+pub fn acceptor(certificate: &Path, key: &Path) -> Result<Acceptor, TlsSetupError> {
     let failed = |path: &Path| {
         let path = path.display().to_string();
         move |source| TlsSetupError::File { path, source }
@@ -55,6 +78,8 @@ pub fn acceptor(certificate: &Path, key: &Path) -> Result<TlsAcceptor, TlsSetupE
     let chain = CertificateDer::pem_file_iter(certificate)
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
         .map_err(failed(certificate))?;
+    let shown = chain.first().cloned();
+    let shown = shown.ok_or_else(|| TlsSetupError::None(certificate.display().to_string()))?;
     let key = PrivateKeyDer::from_pem_file(key).map_err(failed(key))?;
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut config = rustls::ServerConfig::builder_with_provider(provider)
@@ -63,7 +88,10 @@ pub fn acceptor(certificate: &Path, key: &Path) -> Result<TlsAcceptor, TlsSetupE
         .with_single_cert(chain, key)?;
     // Direct TLS (PostgreSQL 17 clients) insists on this protocol name; others do not ask.
     config.alpn_protocols = vec![b"postgresql".to_vec()];
-    Ok(TlsAcceptor::from(Arc::new(config)))
+    Ok(Acceptor {
+        config: TlsAcceptor::from(Arc::new(config)),
+        certificate: shown,
+    })
 }
 
 impl AsyncRead for ClientStream {

@@ -36,6 +36,23 @@ async fn a_barrier_reaches_behind_rows_whose_changes_cancelled_out() -> anyhow::
 }
 
 #[tokio::test]
+async fn what_is_too_large_for_the_queue_passes_through() -> anyhow::Result<()> {
+    let schema = "CREATE TABLE big (id int PRIMARY KEY, v text NOT NULL); INSERT INTO big VALUES (1, repeat('x', 1 << 25))";
+    let pair = Pair::start(schema, SETTINGS).await?;
+    let append =
+        "INSERT INTO big VALUES (1, 'y') ON CONFLICT (id) DO UPDATE SET v = big.v || excluded.v";
+    queue(&pair.proxied, append).await?;
+    let double = "UPDATE big SET v = v || v WHERE id = 1";
+    pair.proxied.batch_execute(double).await?;
+    let route = pair.proxied.query_one("SHOW ripen.route", &[]).await?;
+    ensure!(route.get::<_, &str>(0) != "write", "{route:?}");
+    let bytes = "SELECT length(v) FROM big WHERE id = 1";
+    let bytes = pair.direct.query_one(bytes, &[]).await?;
+    ensure!(bytes.get::<_, i32>(0) == 2 * ((1 << 25) + 1));
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_replayed_dead_letter_changes_only_what_it_assigned() -> anyhow::Result<()> {
     let pair = Pair::start(SCHEMA, SETTINGS).await?;
     queue(&pair.proxied, "UPDATE t SET a = 5 WHERE id = 1").await?;

@@ -23,6 +23,15 @@ impl Stream {
     pub fn is_tls(&self) -> bool {
         matches!(self, Stream::Tls(_))
     }
+
+    /// The certificate that the server has shown, under TLS.
+    pub fn certificate(&self) -> Option<&[u8]> {
+        let Stream::Tls(stream) = self else {
+            return None;
+        };
+        let (_, connection) = stream.get_ref();
+        Some(connection.peer_certificates()?.first()?)
+    }
 }
 
 impl AsyncRead for Stream {

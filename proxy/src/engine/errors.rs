@@ -16,7 +16,7 @@ pub fn of_grid(error: &GridError) -> ErrorFields {
         GridError::Log(_) => ErrorFields::error(SqlState::IO_ERROR, "the write-ahead log cannot take the change")
             .detail("Whether the change was made is known only after a restart of Ripen.")
             .hint("See Ripen's log for the cause."),
-        GridError::Owned | GridError::NotLoadable(_) => ErrorFields::error(SqlState::INTERNAL_ERROR, error.to_string()),
+        GridError::Owned | GridError::TooLarge | GridError::NotLoadable(_) => ErrorFields::error(SqlState::INTERNAL_ERROR, error.to_string()),
     }
 }
 

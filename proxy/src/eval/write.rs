@@ -6,6 +6,7 @@ use super::keys::{Keys, key_of};
 use super::read::holds;
 use super::render::computed_row;
 use super::{CommandTag, Decision, EvalError, Formats, Now, Params};
+use crate::limits::WRITTEN_ROW_BYTES_MAX;
 use crate::plan::WritePlan;
 use crate::plan::write::{Action, Assignment, Change, Conflict, Increment};
 use bytes::{Bytes, BytesMut};
@@ -152,13 +153,7 @@ impl WritePlan {
             let value = expr.eval(&env)?;
             values.insert(*position, value.map(|scalar| scalar.to_binary()));
         }
-        let image: Tuple = (0..self.table.width)
-            .map(|position| match values.get(&position) {
-                None => Datum::Missing,
-                Some(None) => Datum::Null,
-                Some(Some(bytes)) => Datum::Value(bytes),
-            })
-            .collect();
+        let image = self.image(&values, |_| Datum::Missing)?;
         // Postgres checks the proposed row before it looks for a conflict.
         self.check(&image, run)?;
         let Some(current) = current else {
@@ -197,13 +192,7 @@ impl WritePlan {
             }
             values.insert(assignment.position, value);
         }
-        let image: Tuple = (0..self.table.width)
-            .map(|position| match values.get(&position) {
-                None => current.get(position),
-                Some(None) => Datum::Null,
-                Some(Some(bytes)) => Datum::Value(bytes),
-            })
-            .collect();
+        let image = self.image(&values, |position| current.get(position))?;
         self.check(&image, run)?;
         let change = change::Change::Update {
             image: image.clone(),
@@ -211,6 +200,24 @@ impl WritePlan {
             add,
         };
         self.put(change, &image, run, outcome)
+    }
+
+    /// The row with these values, and the rest from where it was.
+    fn image<'a>(
+        &self,
+        values: &'a BTreeMap<usize, Option<Vec<u8>>>,
+        rest: impl Fn(usize) -> Datum<'a>,
+    ) -> Result<Tuple, EvalError> {
+        let column = |position| match values.get(&position) {
+            None => rest(position),
+            Some(None) => Datum::Null,
+            Some(Some(bytes)) => Datum::Value(bytes),
+        };
+        let bytes = |position| column(position).value().map_or(0, <[u8]>::len);
+        if (0..self.table.width).map(bytes).sum::<usize>() > WRITTEN_ROW_BYTES_MAX {
+            return Err(EvalError::PassThrough("the row is too large to be queued"));
+        }
+        Ok((0..self.table.width).map(column).collect())
     }
 
     /// The assignment as an increment, where it is one and stays exact when repeated on another base.

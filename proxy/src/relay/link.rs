@@ -150,6 +150,11 @@ fn shrink(buffer: &mut BytesMut) {
 }
 
 impl Link<crate::tls::ClientStream> {
+    /// Whether TLS protects it.
+    pub(crate) fn stream_is_encrypted(&self) -> bool {
+        self.stream.encrypted()
+    }
+
     /// Whether TLS can be begun on it.
     pub(crate) fn stream_is_tcp(&self) -> bool {
         matches!(self.stream, crate::tls::ClientStream::Tcp(_))

@@ -110,7 +110,7 @@ fn tls_and_gss_are_declined_unless_configured() {
 }
 
 /// A self-signed certificate, made by openssl.
-fn certificate(folder: &std::path::Path) -> tokio_rustls::TlsAcceptor {
+fn certificate(folder: &std::path::Path) -> ripen_proxy::tls::Acceptor {
     let (key, certificate) = (folder.join("key.pem"), folder.join("cert.pem"));
     let made = Command::new("openssl")
         .args([
