@@ -2,6 +2,7 @@
 //! `listener`), whose voices count (`membership`),
 //! and who may answer from memory (`lease`).
 
+mod control;
 pub mod frame;
 pub mod hello;
 pub mod keys;
@@ -9,6 +10,7 @@ pub mod lease;
 mod limits;
 pub mod link;
 pub mod listener;
+pub mod member;
 pub mod membership;
 pub mod tcp;
 
@@ -16,3 +18,4 @@ pub use hello::{Identity, Refusal};
 pub use keys::{Keys, KeysError};
 pub use link::Links;
 pub use listener::{Handler, serve};
+pub use member::{Member, MemberError, MemberOptions};

@@ -30,7 +30,7 @@ mod tests;
 pub use command::{Command, Entry, FlushEnd, FlushScope, FlushStart, LogIndex};
 pub use error::LogError;
 pub use leadership::Leadership;
-pub use members::Members;
+pub use members::{Members, Reach};
 pub use network::Peers;
 
 use answers::Answers;
@@ -117,6 +117,20 @@ impl LogOptions {
             peers: None,
             joins: None,
         }
+    }
+}
+
+impl LogOptions {
+    /// The identity of the log that is in the directory already. Blocks for as long as reading it takes.
+    ///
+    /// # Errors
+    /// When it cannot be read, or is damaged.
+    pub fn identity_on_disk(&self) -> Result<Option<u64>, LogError> {
+        open::identity(&Directory {
+            disk: self.disk.clone(),
+            path: self.dir.clone(),
+            segment_bytes: self.segment_bytes,
+        })
     }
 }
 

@@ -19,3 +19,18 @@ pub(crate) const SECRET_ROUNDS: u32 = 600_000;
 
 /// Bytes of a secret. A shorter one could be found by trying, and is refused.
 pub(crate) const SECRET_BYTES_MIN: usize = 16;
+
+/// How long a node waits for another's answer about the membership.
+pub(crate) const ASK_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How often a node says again that it wants to join or leave.
+pub(crate) const JOIN_PERIOD: Duration = Duration::from_millis(200);
+
+/// How often the leader looks whether the membership is as it should be.
+pub(crate) const KEEP_PERIOD: Duration = Duration::from_millis(250);
+
+/// For how long the leader remembers that a node wants to leave. The node repeats it, so a change of mind is heard in time.
+pub(crate) const LEAVE_MEMORY: Duration = Duration::from_secs(5);
+
+/// Log entries that a member may lack and still be given a voice: those of a moment.
+pub(crate) const CAUGHT_UP_ENTRIES: u64 = 256;

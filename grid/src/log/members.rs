@@ -2,11 +2,12 @@
 
 use super::error::LogError;
 use super::{Log, raft::Membership};
-use openraft::ChangeMembers;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, RaftError};
 use openraft::impls::BasicNode;
+use openraft::{ChangeMembers, Instant};
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 /// The log's members, by their numbers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -27,7 +28,33 @@ impl Members {
     }
 }
 
+/// What the leader knows of another member.
+#[derive(Clone, Copy, Debug)]
+pub struct Reach {
+    /// How long ago it was asked what it has last answered.
+    pub silent: Option<Duration>,
+    /// Up to which entry its log is known to be the leader's.
+    pub matched: u64,
+}
+
 impl Log {
+    /// On the leader: the last entry of its log, and how far the members have come.
+    pub fn reach(&self) -> (u64, BTreeMap<u64, Reach>) {
+        let metrics = self.inner.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let heard = metrics.heartbeat.as_ref();
+        let heard = |node| heard.and_then(|heard| heard.get(node).copied().flatten());
+        let replication = metrics.replication.iter().flatten();
+        let reach = replication.map(|(node, matched)| {
+            let reach = Reach {
+                silent: heard(node).map(|at| at.elapsed()),
+                matched: matched.as_ref().map_or(0, |id| id.index),
+            };
+            (*node, reach)
+        });
+        (metrics.last_log_index.unwrap_or_default(), reach.collect())
+    }
+
     /// Who belongs to the log, as this node knows.
     pub fn members(&self) -> Members {
         let metrics = self.inner.raft.metrics();
@@ -41,7 +68,14 @@ impl Log {
     pub async fn add_member(&self, node: u64, address: &str) -> Result<(), LogError> {
         let addr = address.to_owned();
         let raft = &self.inner.raft;
-        let added = raft.add_learner(node, BasicNode { addr }, false).await;
+        let added = match self.members().addresses.contains_key(&node) {
+            false => raft.add_learner(node, BasicNode { addr }, false).await,
+            true => {
+                let moved = BTreeMap::from([(node, BasicNode { addr })]);
+                let moved = ChangeMembers::SetNodes(moved);
+                raft.change_membership(moved, true).await
+            }
+        };
         added.map(drop).map_err(refused)
     }
 

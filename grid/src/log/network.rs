@@ -3,7 +3,7 @@
 use super::disk::DiskFile;
 use super::limits::{PEER_BACKOFF, SNAPSHOT_CHUNK_BYTES};
 use super::messages::{Chunk, Request, Response};
-use super::raft::{CommittedLeaderId, Types, Vote};
+use super::raft::{CommittedLeaderId, Membership, Types, Vote};
 use super::snapshots::SnapshotFile;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -14,6 +14,8 @@ use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest,
     TransferLeaderResponse, VoteRequest, VoteResponse,
 };
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
@@ -40,10 +42,23 @@ impl Peers for Nobody {
     }
 }
 
+/// Where members are reached by now: openraft goes on with the address that a member had when the way was made.
+#[derive(Clone, Default)]
+pub(crate) struct Addresses(Arc<Mutex<BTreeMap<u64, String>>>);
+
+impl Addresses {
+    /// The membership has changed.
+    pub(crate) fn learn(&self, membership: &Membership) {
+        let nodes = membership.nodes();
+        *self.0.lock() = nodes.map(|(id, node)| (*id, node.addr.clone())).collect();
+    }
+}
+
 /// Makes ways to nodes.
 pub(crate) struct Network {
     pub peers: Arc<dyn Peers>,
     pub disk: Arc<dyn super::disk::Disk>,
+    pub addresses: Addresses,
 }
 
 /// The way to one node.
@@ -51,7 +66,8 @@ pub(crate) struct Way {
     peers: Arc<dyn Peers>,
     disk: Arc<dyn super::disk::Disk>,
     node: u64,
-    address: String,
+    first_address: String,
+    addresses: Addresses,
 }
 
 impl RaftNetworkFactory<Types> for Network {
@@ -62,7 +78,8 @@ impl RaftNetworkFactory<Types> for Network {
             peers: self.peers.clone(),
             disk: self.disk.clone(),
             node: target,
-            address: node.addr.clone(),
+            first_address: node.addr.clone(),
+            addresses: self.addresses.clone(),
         }
     }
 }
@@ -71,7 +88,9 @@ impl Way {
     async fn ask(&self, request: &Request, option: &RPCOption) -> io::Result<Response> {
         let question = request.encode();
         let patience = option.soft_ttl();
-        let answer = self.peers.ask(self.node, &self.address, question, patience);
+        let address = self.addresses.0.lock().get(&self.node).cloned();
+        let address = address.as_ref().unwrap_or(&self.first_address);
+        let answer = self.peers.ask(self.node, address, question, patience);
         Response::decode(&answer.await?).map_err(io::Error::other)
     }
 

@@ -7,7 +7,7 @@ use super::health::Health;
 use super::index::SharedIndex;
 use super::jobs::Queue;
 use super::leadership::Leadership;
-use super::network::{Network, Nobody, Peers};
+use super::network::{Addresses, Network, Nobody, Peers};
 use super::raft::Types;
 use super::recovery::{ADVICE, Recovered, recover};
 use super::segments::{Directory, Janitor};
@@ -69,7 +69,14 @@ pub(crate) async fn open(
     count_found(&files, &health);
     let identity = files.identity;
     let snapshots = Snapshots::new(directory.clone(), identity, files.snapshot.as_ref());
-    let mut state = State::new(machine, durable, Arc::new(snapshots), health.clone());
+    let addresses = Addresses::default();
+    let mut state = State::new(
+        machine,
+        durable,
+        Arc::new(snapshots),
+        health.clone(),
+        addresses.clone(),
+    );
     if let Some(snapshot) = &files.snapshot {
         state.restore(snapshot)?;
     }
@@ -87,7 +94,7 @@ pub(crate) async fn open(
     let threads = Threads::start(writer, alone, files.lock)
         .map_err(|error| LogError::io("start a thread for", &directory.path, error))?;
     let store = Store::new(index.clone(), threads.queue.clone(), health.clone());
-    match start_raft(&directory, member, store, state).await {
+    match start_raft(&directory, member, addresses, store, state).await {
         Ok(raft) => Ok(Running {
             raft,
             identity,
@@ -118,14 +125,23 @@ fn count_found(files: &Files, health: &Health) {
         .store(snapshot_bytes, Relaxed);
 }
 
-fn open_files(directory: &Directory, joins: Option<u64>) -> Result<Files, LogError> {
+/// The identity of the log in a directory. Fails if another process uses it.
+pub(crate) fn identity(directory: &Directory) -> Result<Option<u64>, LogError> {
+    let _lock = lock(directory)?;
+    recover(directory).map(|recovered| recovered.identity)
+}
+
+fn lock(directory: &Directory) -> Result<LockGuard, LogError> {
     let (disk, dir) = (&directory.disk, &directory.path);
     disk.create_dir(dir)
         .map_err(|error| LogError::io("create", dir, error))?;
-    let lock = disk
-        .lock(&dir.join("lock"))
+    disk.lock(&dir.join("lock"))
         .map_err(|error| LogError::io("lock", dir, error))?
-        .ok_or_else(|| LogError::Locked { dir: dir.clone() })?;
+        .ok_or_else(|| LogError::Locked { dir: dir.clone() })
+}
+
+fn open_files(directory: &Directory, joins: Option<u64>) -> Result<Files, LogError> {
+    let lock = lock(directory)?;
     let recovered = recover(directory)?;
     let (snapshot, damage) = newest(directory)?;
     check_agreement(directory, &recovered, snapshot.as_ref(), damage)?;
@@ -191,12 +207,14 @@ fn check_agreement(
 async fn start_raft(
     directory: &Directory,
     member: Member,
+    addresses: Addresses,
     store: Store,
     state: State,
 ) -> Result<Raft<Types, State>, LogError> {
     let network = Network {
         peers: member.peers.unwrap_or_else(|| Arc::new(Nobody)),
         disk: directory.disk.clone(),
+        addresses,
     };
     let config = Arc::new(config()?);
     let raft = Raft::new(member.node, config, network, store, state)

@@ -4,6 +4,7 @@ use super::Machine;
 use super::command::LogIndex;
 use super::error::LogError;
 use super::health::{Health, add, get};
+use super::network::Addresses;
 use super::raft::{Batch, LogId, Payload, SnapshotMeta, StoredMembership, Types};
 use super::snapshots::{Snapshot, SnapshotFile, Snapshots};
 use futures_util::{Stream, TryStreamExt};
@@ -31,6 +32,7 @@ pub(crate) struct State {
     durable: bool,
     snapshots: Arc<Snapshots>,
     health: Arc<Health>,
+    addresses: Addresses,
 }
 
 impl State {
@@ -39,6 +41,7 @@ impl State {
         durable: bool,
         snapshots: Arc<Snapshots>,
         health: Arc<Health>,
+        addresses: Addresses,
     ) -> State {
         State {
             machine: Mutex::new(machine),
@@ -48,6 +51,7 @@ impl State {
             durable,
             snapshots,
             health,
+            addresses,
         }
     }
 
@@ -58,6 +62,7 @@ impl State {
         restored.map_err(|detail| LogError::Restore { index, detail })?;
         self.applied = snapshot.meta.last_log_id;
         self.membership = snapshot.meta.last_membership.clone();
+        self.addresses.learn(self.membership.membership());
         self.at_ms = self.at_ms.max(snapshot.at_ms);
         self.note_applied(index);
         Ok(())
@@ -77,6 +82,7 @@ impl State {
             Payload::Blank => {}
             Payload::Normal(batch) => self.apply_batch(index, batch)?,
             Payload::Membership(membership) => {
+                self.addresses.learn(membership);
                 let id = Some(entry.log_id);
                 self.membership = StoredMembership::new(id, membership.clone());
             }

@@ -4,6 +4,7 @@ use super::disk::{Disk, SimDisk};
 use super::health::Health;
 use super::index::SharedIndex;
 use super::jobs::{Done, Job, NewRecord, Queue};
+use super::network::Addresses;
 use super::raft::{Id, Types, Vote};
 use super::recovery::recover;
 use super::segments::{self, Directory, Janitor};
@@ -52,7 +53,13 @@ impl StoreBuilder<Types, Store, State> for Stores {
         let jobs = queue.clone();
         std::thread::spawn(move || jobs.run());
         let snapshots = Arc::new(Snapshots::new(directory, 1, None));
-        let state = State::new(Box::new(Nothing), true, snapshots, health.clone());
+        let state = State::new(
+            Box::new(Nothing),
+            true,
+            snapshots,
+            health.clone(),
+            Addresses::default(),
+        );
         Ok(((), Store::new(index, queue, health), state))
     }
 }

@@ -1,0 +1,137 @@
+//! What nodes ask each other, as bytes: the log's own questions, and who belongs to the cluster. Never sends anything.
+//!
+//! A question is a tag and its fields. Answers have no tag: who asked knows what it asked.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use ripen_cachestore::change::codec::{Malformed, Reader, put_bytes, put_u64};
+
+/// A question to another node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Question {
+    /// From its log to ours, see [`crate::log::Log::answer`].
+    Log(Bytes),
+    /// Which cluster is this? Answered by [`encode_cluster`].
+    Cluster,
+    /// To the leader: this node, with that address, wants to belong. Answered by [`Told`].
+    Join(u64, String),
+    /// To the leader: this node goes for good. Answered by [`Told`].
+    Leave(u64),
+}
+
+/// What the leader says to a wish.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Told {
+    /// It is done.
+    Done,
+    /// It is under way, or must wait: ask again.
+    Later,
+    /// Another node leads, at this address if that is known.
+    Elsewhere(Option<String>),
+}
+
+impl Question {
+    pub(crate) fn encode(&self) -> Bytes {
+        let mut out = Vec::new();
+        match self {
+            Question::Log(question) => {
+                let mut out = BytesMut::with_capacity(1 + question.len());
+                out.put_u8(1);
+                out.extend_from_slice(question);
+                return out.freeze();
+            }
+            Question::Cluster => out.push(2),
+            Question::Join(node, address) => {
+                out.push(3);
+                put_u64(&mut out, *node);
+                put_bytes(&mut out, address.as_bytes());
+            }
+            Question::Leave(node) => {
+                out.push(4);
+                put_u64(&mut out, *node);
+            }
+        }
+        out.into()
+    }
+
+    pub(crate) fn decode(bytes: &Bytes) -> Result<Question, Malformed> {
+        let mut reader = Reader::new(bytes);
+        let question = match reader.u8()? {
+            1 => return Ok(Question::Log(bytes.slice(1..))),
+            2 => Question::Cluster,
+            3 => Question::Join(reader.u64()?, text(&mut reader)?),
+            4 => Question::Leave(reader.u64()?),
+            _ => return Err(Malformed("unknown question between nodes")),
+        };
+        reader.end()?;
+        Ok(question)
+    }
+}
+
+impl Told {
+    pub(crate) fn encode(&self) -> Bytes {
+        let mut out = Vec::new();
+        match self {
+            Told::Done => out.push(1),
+            Told::Later => out.push(2),
+            Told::Elsewhere(None) => out.push(3),
+            Told::Elsewhere(Some(address)) => {
+                out.push(4);
+                put_bytes(&mut out, address.as_bytes());
+            }
+        }
+        out.into()
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Told, Malformed> {
+        let mut reader = Reader::new(bytes);
+        let told = match reader.u8()? {
+            1 => Told::Done,
+            2 => Told::Later,
+            3 => Told::Elsewhere(None),
+            4 => Told::Elsewhere(Some(text(&mut reader)?)),
+            _ => return Err(Malformed("unknown answer of a leader")),
+        };
+        reader.end()?;
+        Ok(told)
+    }
+}
+
+pub(crate) fn encode_cluster(cluster: u64) -> Bytes {
+    Bytes::copy_from_slice(&cluster.to_le_bytes())
+}
+
+pub(crate) fn decode_cluster(bytes: &[u8]) -> Result<u64, Malformed> {
+    Reader::new(bytes).u64()
+}
+
+fn text(reader: &mut Reader<'_>) -> Result<String, Malformed> {
+    let bytes = reader.bytes()?.to_vec();
+    String::from_utf8(bytes).map_err(|_| Malformed("an address is not text"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn questions_and_answers_come_back_as_they_went_in() {
+        for question in [
+            Question::Log(Bytes::from_static(b"append")),
+            Question::Cluster,
+            Question::Join(7, "ripen-2:6434".to_owned()),
+            Question::Leave(7),
+        ] {
+            assert_eq!(Question::decode(&question.encode()), Ok(question));
+        }
+        for told in [
+            Told::Done,
+            Told::Later,
+            Told::Elsewhere(None),
+            Told::Elsewhere(Some("ripen-1:6434".to_owned())),
+        ] {
+            assert_eq!(Told::decode(&told.encode()), Ok(told));
+        }
+        assert_eq!(decode_cluster(&encode_cluster(7)), Ok(7));
+        assert!(Question::decode(&Bytes::from_static(b"")).is_err());
+    }
+}

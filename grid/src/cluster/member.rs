@@ -1,0 +1,384 @@
+//! A node as a member of its cluster: founds or joins it, carries the log's messages, and, where it leads, keeps the membership as it should be. Does; who has a
+//! voice, `membership` decides.
+
+use super::control::{Question, Told, decode_cluster, encode_cluster};
+use super::hello::Identity;
+use super::keys::Keys;
+use super::limits::{ASK_PATIENCE, CAUGHT_UP_ENTRIES, JOIN_PERIOD, KEEP_PERIOD, LEAVE_MEMORY};
+use super::link::Links;
+use super::listener::Handler;
+use super::membership::{Sight, Step, View, Wish};
+use super::tcp;
+use crate::log::{Log, LogError, LogOptions, Machine, Members, Peers};
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::runtime::Handle;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// Questions of the log have a connection of their own: nothing else may delay a heartbeat.
+const LOG_LANE: u8 = 0;
+const CONTROL_LANE: u8 = 1;
+
+/// How a node takes part.
+pub struct MemberOptions {
+    /// Where others connect; bound already.
+    pub listener: TcpListener,
+    /// What encrypts the connections and proves who may talk. `None`: nothing does.
+    pub keys: Option<Keys>,
+    /// Addresses of nodes that may belong to the cluster already. Empty: this node founds one.
+    pub seeds: Vec<String>,
+    /// What the cluster shall be like.
+    pub wish: Wish,
+}
+
+/// Why a node cannot take part.
+#[derive(Debug, thiserror::Error)]
+pub enum MemberError {
+    /// No seed answered, or none would have this node. Tried again by whoever wants to.
+    #[error("no node of the cluster can be reached: {0}")]
+    Seeds(String),
+    /// The log.
+    #[error(transparent)]
+    Log(#[from] LogError),
+}
+
+/// A running member. Dropped without [`Member::close`], its tasks go on.
+pub struct Member {
+    /// The log.
+    pub log: Log,
+    shared: Arc<Shared>,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+struct Shared {
+    node: u64,
+    address: String,
+    cluster: OnceLock<u64>,
+    log: OnceLock<Log>,
+    links: Links,
+    /// Who has said that it will go, and when last.
+    leaving: Mutex<BTreeMap<u64, Instant>>,
+}
+
+/// The log's way to other nodes.
+struct LogPeers(Links);
+
+impl Peers for LogPeers {
+    fn ask(
+        &self,
+        node: u64,
+        address: &str,
+        question: Bytes,
+        patience: Duration,
+    ) -> BoxFuture<'static, io::Result<Bytes>> {
+        let (links, address) = (self.0.clone(), address.to_owned());
+        Box::pin(async move {
+            let question = Question::Log(question).encode();
+            links
+                .ask(Some(node), &address, LOG_LANE, question, patience)
+                .await
+        })
+    }
+}
+
+impl Member {
+    /// Opens the log of this node, `options.log.node`, as a member of a cluster. An empty directory founds one, or, if there are seeds, joins theirs: that returns as soon as a
+    /// seed has said which cluster it is, and goes on until the leader has let it in.
+    ///
+    /// # Errors
+    /// When the log cannot be opened, or when no seed says which cluster an empty directory is to join. Not cancel safe.
+    pub async fn open(
+        runtime: &Handle,
+        options: MemberOptions,
+        mut log: LogOptions,
+        machine: impl Machine,
+    ) -> Result<Member, MemberError> {
+        let known = log.identity_on_disk()?;
+        let links = Links::new(
+            Identity::new(known, log.node),
+            tcp::dial(options.keys.clone()),
+        );
+        let shared = Arc::new(Shared {
+            node: log.node,
+            address: log.address.clone(),
+            cluster: OnceLock::new(),
+            log: OnceLock::new(),
+            links: links.clone(),
+            leaving: Mutex::default(),
+        });
+        if known.is_none() && !options.seeds.is_empty() {
+            log.joins = Some(shared.which_cluster(&options.seeds).await?);
+        }
+        log.peers = Some(Arc::new(LogPeers(links.clone())));
+        let stop = CancellationToken::new();
+        let tasks = TaskTracker::new();
+        tasks.spawn_on(
+            shared
+                .clone()
+                .listen(options.listener, options.keys, stop.clone()),
+            runtime,
+        );
+        let opened = Log::open_on(runtime, log, machine).await;
+        let log = opened.inspect_err(|_| stop.cancel())?;
+        let cluster = log.identity().0;
+        // Set once, here.
+        let _ = shared.cluster.set(cluster);
+        let _ = shared.log.set(log.clone());
+        links.belong_to(cluster);
+        tasks.spawn(
+            shared
+                .clone()
+                .join(log.clone(), options.seeds, stop.clone()),
+        );
+        tasks.spawn(shared.clone().keep(log.clone(), options.wish, stop.clone()));
+        tasks.close();
+        Ok(Member {
+            log,
+            shared,
+            stop,
+            tasks,
+        })
+    }
+
+    /// Asks the others to go on without this node, and returns when they do. It is to be closed then, and its directory is of no more use. Cancel safe.
+    pub async fn leave(&self) {
+        let question = Question::Leave(self.shared.node);
+        while self.log.members().addresses.contains_key(&self.shared.node) {
+            if self.shared.wish(&self.log, &question).await == Some(Told::Done) {
+                return;
+            }
+            tokio::time::sleep(JOIN_PERIOD).await;
+        }
+    }
+
+    /// Ends the member's tasks, then its log. Not cancel safe.
+    pub async fn close(self) {
+        self.stop.cancel();
+        self.tasks.wait().await;
+        self.log.shutdown().await;
+    }
+}
+
+impl Shared {
+    async fn which_cluster(&self, seeds: &[String]) -> Result<u64, MemberError> {
+        let mut failures = Vec::new();
+        for seed in seeds {
+            let question = Question::Cluster.encode();
+            let asked = self
+                .links
+                .ask(None, seed, CONTROL_LANE, question, ASK_PATIENCE);
+            let answer = asked.await;
+            match answer.and_then(|bytes| decode_cluster(&bytes).map_err(io::Error::other)) {
+                Ok(cluster) => return Ok(cluster),
+                Err(error) => failures.push(format!("{seed}: {error}")),
+            }
+        }
+        Err(MemberError::Seeds(failures.join("; ")))
+    }
+
+    async fn listen(
+        self: Arc<Shared>,
+        listener: TcpListener,
+        keys: Option<Keys>,
+        stop: CancellationToken,
+    ) {
+        let (asked, told) = (self.clone(), self.clone());
+        let handler: Handler = Arc::new(move |_, question| {
+            let shared = told.clone();
+            Box::pin(async move { shared.answer(question).await })
+        });
+        let ours = move || Identity::new(asked.cluster.get().copied(), asked.node);
+        tcp::listen(listener, keys, ours, handler, stop).await;
+    }
+
+    async fn answer(&self, question: Bytes) -> Result<Bytes, String> {
+        let question = Question::decode(&question).map_err(|error| error.to_string())?;
+        let log = self
+            .log
+            .get()
+            .ok_or("this node has not opened its log yet")?;
+        match question {
+            Question::Log(question) => log
+                .answer(&question)
+                .await
+                .map_err(|error| error.to_string()),
+            Question::Cluster => Ok(encode_cluster(log.identity().0)),
+            Question::Join(node, address) => Ok(self.let_in(log, node, &address).await.encode()),
+            Question::Leave(node) => Ok(self.let_go(log, node).encode()),
+        }
+    }
+
+    async fn let_in(&self, log: &Log, node: u64, address: &str) -> Told {
+        let Some(members) = self.members_if_leading(log) else {
+            return self.elsewhere(log);
+        };
+        if members
+            .addresses
+            .get(&node)
+            .is_some_and(|known| known == address)
+        {
+            return Told::Done;
+        }
+        // Whoever was there before has lost its directory.
+        let before = members
+            .addresses
+            .iter()
+            .filter(|(_, known)| *known == address);
+        let gone = before.map(|(node, _)| (*node, Instant::now()));
+        self.leaving.lock().extend(gone);
+        tracing::info!(node, address, "a node joins the cluster");
+        match log.add_member(node, address).await {
+            Ok(()) => Told::Done,
+            Err(LogError::NotLeader) => self.elsewhere(log),
+            Err(error) => {
+                tracing::info!(%error, node, "the node has to wait");
+                Told::Later
+            }
+        }
+    }
+
+    fn let_go(&self, log: &Log, node: u64) -> Told {
+        let Some(members) = self.members_if_leading(log) else {
+            return self.elsewhere(log);
+        };
+        if !members.addresses.contains_key(&node) {
+            return Told::Done;
+        }
+        self.leaving.lock().insert(node, Instant::now());
+        Told::Later
+    }
+
+    fn members_if_leading(&self, log: &Log) -> Option<Members> {
+        let leads = log.leadership().borrow().here;
+        leads.then(|| log.members())
+    }
+
+    fn elsewhere(&self, log: &Log) -> Told {
+        let leader = log.leadership().borrow().leader;
+        let leader = leader.filter(|leader| *leader != self.node);
+        Told::Elsewhere(leader.and_then(|leader| log.members().addresses.remove(&leader)))
+    }
+
+    /// Tells the leader what this node wants. `None`: it was not reached.
+    async fn wish(&self, log: &Log, question: &Question) -> Option<Told> {
+        let leader = match self.elsewhere(log) {
+            Told::Elsewhere(Some(leader)) => leader,
+            // It may be this one.
+            _ => {
+                return self
+                    .answer(question.encode())
+                    .await
+                    .ok()
+                    .and_then(|told| Told::decode(&told).ok());
+            }
+        };
+        self.tell(&leader, question).await
+    }
+
+    async fn tell(&self, address: &str, question: &Question) -> Option<Told> {
+        let question = question.encode();
+        let asked = self
+            .links
+            .ask(None, address, CONTROL_LANE, question, ASK_PATIENCE);
+        Told::decode(&asked.await.ok()?).ok()
+    }
+
+    /// Until the members know this node and its address.
+    async fn join(self: Arc<Shared>, log: Log, seeds: Vec<String>, stop: CancellationToken) {
+        let question = Question::Join(self.node, self.address.clone());
+        while log.members().addresses.get(&self.node) != Some(&self.address) {
+            // A log that does not belong yet is told nothing; then the seeds know more.
+            if self.wish(&log, &question).await != Some(Told::Done) {
+                let known = log.members().addresses;
+                self.search(known.into_values().chain(seeds.clone()), &question)
+                    .await;
+            }
+            let pause = tokio::time::sleep(JOIN_PERIOD);
+            if stop.run_until_cancelled(pause).await.is_none() {
+                return;
+            }
+        }
+    }
+
+    /// Tells one after the other, and whom they name as leader, until one says that it is done.
+    async fn search(&self, addresses: impl Iterator<Item = String>, question: &Question) {
+        for address in addresses {
+            let told = match self.tell(&address, question).await {
+                Some(Told::Elsewhere(Some(leader))) => self.tell(&leader, question).await,
+                told => told,
+            };
+            if told == Some(Told::Done) {
+                return;
+            }
+        }
+    }
+
+    /// Where this node leads: one step after the other towards the membership that is wished for.
+    async fn keep(self: Arc<Shared>, log: Log, wish: Wish, stop: CancellationToken) {
+        let begun = Instant::now();
+        let mut leads_since: Option<Instant> = None;
+        while stop
+            .run_until_cancelled(tokio::time::sleep(KEEP_PERIOD))
+            .await
+            .is_some()
+        {
+            if !log.leadership().borrow().here {
+                leads_since = None;
+                continue;
+            }
+            let since = *leads_since.get_or_insert_with(Instant::now);
+            let ms = |at: Instant| at.duration_since(begun).as_millis() as u64;
+            let members = log.members();
+            let now_ms = ms(Instant::now());
+            let sights = self.sights(&log, &members, now_ms);
+            let view = View {
+                members: &members,
+                leader: self.node,
+                sights: &sights,
+                since_ms: ms(since),
+                now_ms,
+            };
+            if let Some(step) = view.next(wish)
+                && let Err(error) = carry_out(&log, &step).await
+            {
+                tracing::info!(%error, ?step, "the membership could not be changed yet");
+            }
+        }
+    }
+
+    fn sights(&self, log: &Log, members: &Members, now_ms: u64) -> BTreeMap<u64, Sight> {
+        let mut leaving = self.leaving.lock();
+        leaving.retain(|_, said| said.elapsed() < LEAVE_MEMORY);
+        let (last, reached) = log.reach();
+        let sight = |node: &u64| {
+            let known = reached.get(node);
+            let sight = Sight {
+                heard_ms: known
+                    .and_then(|known| known.silent)
+                    .map(|silent| now_ms.saturating_sub(silent.as_millis() as u64)),
+                caught_up: known.is_some_and(|known| known.matched + CAUGHT_UP_ENTRIES >= last),
+                leaves: leaving.contains_key(node),
+            };
+            (*node, sight)
+        };
+        members.addresses.keys().map(sight).collect()
+    }
+}
+
+async fn carry_out(log: &Log, step: &Step) -> Result<(), LogError> {
+    tracing::info!(?step, "the cluster's membership changes");
+    match step {
+        Step::Voters(voters) => log.set_voters(voters.clone()).await,
+        Step::HandOver(heir) => log.hand_over(*heir).await,
+        Step::Remove(node) => log.remove_members(BTreeSet::from([*node])).await,
+    }
+}

@@ -1,0 +1,268 @@
+//! Nodes with logs on real disks that find each other over real sockets: join, die, come back, leave.
+
+#![allow(
+    clippy::unwrap_used,
+    missing_docs,
+    dead_code,
+    reason = "a test stops at what it did not expect; not all of the shared parts are used here"
+)]
+
+#[path = "log/support.rs"]
+mod support;
+
+use ripen_grid::cluster::membership::Wish;
+use ripen_grid::cluster::{Keys, Member, MemberError, MemberOptions};
+use ripen_grid::log::{LogError, LogOptions};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+use support::{Numbers, command};
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::time::Instant;
+
+const WISH: Wish = Wish {
+    voters: 3,
+    replace_after_ms: 1_500,
+};
+
+/// How long a test waits for what must come.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+struct Node {
+    member: Member,
+    numbers: Numbers,
+    address: String,
+}
+
+struct Cluster {
+    folder: TempDir,
+    keys: Keys,
+    running: BTreeMap<u64, Node>,
+}
+
+impl Cluster {
+    fn new() -> Cluster {
+        Cluster {
+            folder: tempfile::tempdir().unwrap(),
+            keys: Keys::of_secret(b"a secret of the cluster").unwrap(),
+            running: BTreeMap::new(),
+        }
+    }
+
+    fn dir(&self, node: u64) -> PathBuf {
+        self.folder.path().join(node.to_string())
+    }
+
+    async fn start(&mut self, node: u64, address: &str) -> Result<(), MemberError> {
+        let listener = TcpListener::bind(address).await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let seeds = self.running.values().map(|node| node.address.clone());
+        let options = MemberOptions {
+            listener,
+            keys: Some(self.keys.clone()),
+            seeds: seeds.collect(),
+            wish: WISH,
+        };
+        let log = LogOptions {
+            node,
+            address: address.clone(),
+            segment_bytes: 64 << 10,
+            ..LogOptions::new(self.dir(node))
+        };
+        let numbers = Numbers::default();
+        let runtime = tokio::runtime::Handle::current();
+        let member = Member::open(&runtime, options, log, numbers.clone()).await?;
+        let node_running = Node {
+            member,
+            numbers,
+            address,
+        };
+        self.running.insert(node, node_running);
+        Ok(())
+    }
+
+    async fn of(count: u64) -> Cluster {
+        let mut cluster = Cluster::new();
+        for node in 1..=count {
+            cluster.start(node, "127.0.0.1:0").await.unwrap();
+        }
+        cluster
+            .until_voters(&(1..=count.min(3)).collect::<Vec<_>>())
+            .await;
+        cluster
+    }
+
+    async fn stop(&mut self, node: u64) -> String {
+        let stopped = self.running.remove(&node).unwrap();
+        stopped.member.close().await;
+        stopped.address
+    }
+
+    fn leader(&self) -> Option<u64> {
+        let leads = |node: &&u64| self.running[*node].member.log.leadership().borrow().here;
+        self.running.keys().find(leads).copied()
+    }
+
+    fn state(&self) -> String {
+        let state = self.running.iter().map(|(node, running)| {
+            let log = &running.member.log;
+            let leadership = *log.leadership().borrow();
+            let (members, numbers) = (log.members(), running.numbers.get());
+            format!("{node}: {leadership:?} {members:?} {numbers:?}\n")
+        });
+        state.collect()
+    }
+
+    async fn until_voters(&self, voters: &[u64]) {
+        self.until(|| {
+            let leader = self.leader()?;
+            let members = self.running[&leader].member.log.members();
+            members
+                .voters
+                .into_iter()
+                .eq(voters.iter().copied())
+                .then_some(())
+        })
+        .await;
+    }
+
+    async fn until<T>(&self, mut fact: impl FnMut() -> Option<T>) -> T {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(found) = fact() {
+                return found;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "it did not come: {}",
+                self.state()
+            );
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    async fn write(&self, number: u64) {
+        loop {
+            let leader = self.until(|| self.leader()).await;
+            match self.running[&leader]
+                .member
+                .log
+                .propose(command(number, 100))
+                .await
+            {
+                Ok(_) => return,
+                Err(LogError::NotLeader) => {}
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+
+    async fn agreed(&self, numbers: &[u64]) {
+        self.until(|| {
+            let agrees = |node: &Node| node.numbers.get() == numbers;
+            self.running.values().all(agrees).then_some(())
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_nodes_become_three_voices_and_more_do_not() {
+    let cluster = Cluster::of(4).await;
+    for number in 0..20 {
+        cluster.write(number).await;
+    }
+    cluster.agreed(&(0..20).collect::<Vec<_>>()).await;
+    let members = cluster.running[&4].member.log.members();
+    assert_eq!(members.addresses.len(), 4);
+    assert_eq!(members.voters.len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dead_voter_is_replaced_and_comes_back_without_a_voice() {
+    let mut cluster = Cluster::of(4).await;
+    cluster.write(1).await;
+    let leader = cluster.leader().unwrap();
+    let address = cluster.stop(leader).await;
+    cluster.write(2).await;
+    let others: Vec<u64> = (1..=4).filter(|node| *node != leader).collect();
+    cluster.until_voters(&others).await;
+    cluster.start(leader, &address).await.unwrap();
+    cluster.write(3).await;
+    cluster.agreed(&[1, 2, 3]).await;
+    cluster.until_voters(&others).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_nodes_come_back_from_their_disks_even_at_other_addresses() {
+    let mut cluster = Cluster::of(3).await;
+    cluster.write(1).await;
+    let mut addresses = BTreeMap::new();
+    for node in 1..=3 {
+        addresses.insert(node, cluster.stop(node).await);
+    }
+    cluster.start(1, &addresses[&1]).await.unwrap();
+    cluster.start(2, &addresses[&2]).await.unwrap();
+    cluster.start(3, "127.0.0.1:0").await.unwrap();
+    cluster.write(2).await;
+    cluster.agreed(&[1, 2]).await;
+    let address = cluster.running[&3].address.clone();
+    let known = || {
+        let members = cluster.running[&1].member.log.members();
+        (members.addresses[&3] == address).then_some(())
+    };
+    cluster.until(known).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_leaves_is_replaced_and_forgotten() {
+    let mut cluster = Cluster::of(4).await;
+    cluster.write(1).await;
+    let leader = cluster.leader().unwrap();
+    cluster.running[&leader].member.leave().await;
+    cluster.stop(leader).await;
+    let others: Vec<u64> = (1..=4).filter(|node| *node != leader).collect();
+    cluster.until_voters(&others).await;
+    cluster.write(2).await;
+    cluster.agreed(&[1, 2]).await;
+    for node in cluster.running.values() {
+        assert!(!node.member.log.members().addresses.contains_key(&leader));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_directory_is_replaced_by_a_new_node_at_the_same_address() {
+    let mut cluster = Cluster::of(3).await;
+    cluster.write(1).await;
+    let leader = cluster.leader().unwrap();
+    let lost = (1..=3).find(|node| *node != leader).unwrap();
+    let address = cluster.stop(lost).await;
+    cluster.start(9, &address).await.unwrap();
+    let mut voters: Vec<u64> = (1..=3).filter(|node| *node != lost).collect();
+    voters.push(9);
+    cluster.until_voters(&voters).await;
+    cluster.write(2).await;
+    cluster.agreed(&[1, 2]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_anybody_to_join_an_empty_directory_stays_empty() {
+    let mut cluster = Cluster::new();
+    cluster.start(1, "127.0.0.1:0").await.unwrap();
+    let address = cluster.stop(1).await;
+    let options = MemberOptions {
+        listener: TcpListener::bind("127.0.0.1:0").await.unwrap(),
+        keys: None,
+        seeds: vec![address],
+        wish: WISH,
+    };
+    let log = LogOptions {
+        node: 2,
+        ..LogOptions::new(cluster.dir(2))
+    };
+    let runtime = tokio::runtime::Handle::current();
+    let opened = Member::open(&runtime, options, log.clone(), Numbers::default()).await;
+    assert!(matches!(opened, Err(MemberError::Seeds(_))));
+    assert_eq!(log.identity_on_disk().unwrap(), None);
+}
