@@ -12,8 +12,12 @@ const SCHEMA: &str = "CREATE TABLE t (id int PRIMARY KEY, v int NOT NULL); INSER
 const SETTINGS: &[(&str, &str)] = &[("write_behind", "public.*"), ("write_delay", "1h")];
 
 async fn pair(prepared_max: &str) -> anyhow::Result<Pair> {
+    pair_with(prepared_max, SETTINGS).await
+}
+
+async fn pair_with(prepared_max: &str, settings: &[(&str, &str)]) -> anyhow::Result<Pair> {
     let options = Options::default().set("max_prepared_transactions", prepared_max);
-    Pair::start_with(options, SCHEMA, SETTINGS).await
+    Pair::start_with(options, SCHEMA, settings).await
 }
 
 async fn run(client: &Client, texts: &[&str]) -> anyhow::Result<()> {
@@ -101,7 +105,9 @@ async fn a_write_waits_for_the_prepared_transaction_that_has_the_row() -> anyhow
 
 #[tokio::test]
 async fn what_was_prepared_before_a_crash_still_has_its_rows() -> anyhow::Result<()> {
-    let mut pair = pair("5").await?;
+    // Other tables are not followed before all transactions have ended that run at the start, prepared ones too.
+    let exclusive = "[[table]]\npattern = \"public.*\"\nmode = \"write-behind\"\nwrite_delay = \"1h\"\nexclusive = true";
+    let mut pair = pair_with("5", &[("file", exclusive)]).await?;
     for end in ENDS {
         run(&pair.ripen.connect().await?, DELETE).await?;
         pair.ripen.kill9().await?;
