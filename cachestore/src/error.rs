@@ -1,6 +1,6 @@
 //! What can go wrong with the system of record, and whether trying again can help. Classifies only; never retries.
 
-use crate::change::FlushSeq;
+use crate::change::{FlushSeq, RowId};
 use crate::dial::DialError;
 use std::error::Error as _;
 
@@ -36,6 +36,14 @@ pub enum StoreError {
     /// Ripen's own role may not do what it must.
     #[error("Ripen's role lacks a privilege: {0}")]
     Privilege(String),
+    /// Ripen's own role may not write some groups of a flush; nothing of it is written.
+    #[error("Ripen's role lacks a privilege: {why}")]
+    Denied {
+        /// All rows of those groups.
+        rows: Vec<RowId>,
+        /// What Postgres says about the last of them.
+        why: String,
+    },
     /// The schema `ripen` is missing, old or newer than this program.
     #[error("{0}")]
     Migration(String),
@@ -107,7 +115,9 @@ impl StoreError {
             StoreError::PoolTimeout(_) | StoreError::CatalogUnsteady => Class::Resource,
             StoreError::Fenced { .. } => Class::Fenced,
             StoreError::OutOfOrder { .. } | StoreError::UnknownOutcome(_) => Class::Unknown,
-            StoreError::Privilege(_) | StoreError::Migration(_) => Class::Rights,
+            StoreError::Privilege(_) | StoreError::Denied { .. } | StoreError::Migration(_) => {
+                Class::Rights
+            }
             StoreError::Change { sqlstate, .. } => classify(sqlstate),
             StoreError::Unexpected(_) => Class::Bug,
         }
@@ -121,7 +131,7 @@ impl StoreError {
             StoreError::PoolTimeout(_) => "53300",
             StoreError::Fenced { .. } | StoreError::OutOfOrder { .. } => "40001",
             StoreError::UnknownOutcome(_) => "08007",
-            StoreError::Privilege(_) => "42501",
+            StoreError::Privilege(_) | StoreError::Denied { .. } => "42501",
             StoreError::Migration(_) => "55000",
             StoreError::CatalogUnsteady => "55P03",
             StoreError::Change { sqlstate, .. } => sqlstate,

@@ -102,6 +102,7 @@ impl Store {
             },
             batch,
             dead: Vec::new(),
+            denied: Vec::new(),
             already_gone: 0,
         };
         run.apply_all().await?;
@@ -230,6 +231,8 @@ struct Run<'a> {
     written: Written<'a>,
     batch: &'a FlushBatch,
     dead: Vec<DeadGroup>,
+    /// Groups for which Ripen's role lacks a right.
+    denied: Vec<(usize, String)>,
     already_gone: u64,
 }
 
@@ -250,11 +253,13 @@ impl Run<'_> {
                         self.keep().await?;
                     }
                 }
-                Err(error) if !self.blames(&error) => return Err(error),
+                Err(error) if !self.blames(&error) && !is_denied(&error) => return Err(error),
                 Err(error) => {
                     self.roll_back().await?;
                     failpoint::reach_on("flush-bisecting", self.client).await?;
-                    if range.len() == 1 {
+                    if range.len() == 1 && is_denied(&error) {
+                        self.denied.push((range.start, error.to_string()));
+                    } else if range.len() == 1 {
                         self.bury(range.start, &error);
                     } else {
                         let middle = range.start + range.len() / 2;
@@ -264,12 +269,25 @@ impl Run<'_> {
                 }
             }
         }
+        if let Some((_, why)) = self.denied.last() {
+            let why = why.clone();
+            let groups = self.denied.iter().map(|(group, _)| *group);
+            return Err(self.refuse(groups.collect(), why));
+        }
         failpoint::reach_on("flush-written", self.client).await?;
         dead::write(self.client, self.written, self.batch, &self.dead).await?;
         if !self.dead.is_empty() {
             failpoint::reach_on("flush-buried", self.client).await?;
         }
         Ok(())
+    }
+
+    fn refuse(&self, groups: Vec<usize>, why: String) -> StoreError {
+        let rows = groups
+            .into_iter()
+            .flat_map(|at| &self.batch.groups[at].rows);
+        let rows = rows.map(|change| change.row.clone()).collect();
+        StoreError::Denied { rows, why }
     }
 
     fn blames(&self, error: &StoreError) -> bool {
@@ -391,6 +409,11 @@ impl Run<'_> {
         }
         Ok(gone)
     }
+}
+
+/// Whether Ripen's role lacks a right on something that the statement names.
+fn is_denied(error: &StoreError) -> bool {
+    matches!(error, StoreError::Postgres(_)) && error.sqlstate() == "42501"
 }
 
 /// The ranges of groups that are not beaten, last first.

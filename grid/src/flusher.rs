@@ -23,6 +23,10 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
+mod denied;
+
+pub use denied::Denied;
+
 /// Somebody waits until what is pending in the scope at this moment is in Postgres. A dropped sender means that it will not happen.
 pub struct FlushRequest {
     /// What to flush.
@@ -94,6 +98,8 @@ pub struct Flusher {
     pub time: QueueClock,
     /// What it has done.
     pub stats: Arc<FlushStats>,
+    /// What it leaves out for a while.
+    pub denied: Denied,
 }
 
 /// Why the flusher's task ended by itself.
@@ -145,9 +151,8 @@ impl Flusher {
             };
             self.flush_scope(epoch, scope, cutoff_ms, &stop).await?;
             if !stop.is_cancelled() {
-                // Whoever gave up waiting does not hear it.
                 for request in waiting {
-                    let _ = request.done.send(());
+                    self.denied.answer(request);
                 }
             }
         }
@@ -225,9 +230,17 @@ impl Flusher {
     /// Waits for the next reason to flush.
     async fn next(&mut self) -> Option<(FlushScope, u64, Vec<FlushRequest>)> {
         loop {
-            let ripe = self
-                .schedule
-                .ripe_at(|table| (self.pace)(table).write_delay_ms);
+            let mut again = self.denied.try_again(Instant::now());
+            if !again.is_empty() {
+                again.extend(self.asked());
+                let now = self.schedule.clock_ms();
+                let (scope, _) = work(FlushScope::Rows(Vec::new()), 0, &again);
+                return Some((scope, now, again));
+            }
+            let ripe = self.schedule.ask(|ripening| {
+                let delay_ms = |table| (self.pace)(table).write_delay_ms;
+                ripening.ripe_at(delay_ms, |row| self.denied.has(row))
+            });
             let (wall, log) = ((self.clock)(), self.schedule.clock_ms());
             let now = self.time.now_ms(wall, log, Instant::now());
             if ripe.is_some_and(|ripe| ripe <= now) {
@@ -287,6 +300,7 @@ impl Flusher {
             chance: self.chance,
         };
         while !stop.is_cancelled() {
+            let scope = self.allowed(&scope, cutoff_ms);
             let rows_max = self.schedule.ask(|ripening| {
                 ripening
                     .tables()
@@ -318,6 +332,20 @@ impl Flusher {
             self.carry(epoch, &open, &mut backoff, stop).await?;
         }
         Ok(())
+    }
+
+    /// The scope without what is left out for a while.
+    fn allowed(&self, scope: &FlushScope, cutoff_ms: u64) -> FlushScope {
+        if self.denied.is_empty() {
+            return scope.clone();
+        }
+        let scope = crate::machine::scope(scope.clone());
+        let denied = |row: &RowId| self.denied.has(row);
+        FlushScope::Rows(
+            self.schedule.ask(|ripening| {
+                ripening.due(&scope, cutoff_ms, denied, limits::FLUSH_ROWS_NAMED_MAX)
+            }),
+        )
     }
 
     /// Brings one open flush to its end: committed, or given back for another try.
@@ -375,6 +403,16 @@ impl Flusher {
                             self.wait_after(error, backoff, what).await?;
                         }
                     }
+                }
+                Err(StoreError::Denied { rows, why }) => {
+                    self.stats.failures.fetch_add(1, Ordering::Relaxed);
+                    tracing::error!(
+                        rows = rows.len(),
+                        why,
+                        "Ripen's role lacks a right: these rows wait until it is granted, the others go on"
+                    );
+                    self.denied.add(rows, Instant::now());
+                    end = Some(given_back(open));
                 }
                 Err(error) => {
                     let give_back = error.class() == Class::Lock;

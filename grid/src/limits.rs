@@ -91,3 +91,6 @@ pub const CATALOG_POLL: Duration = Duration::from_millis(20);
 
 /// Bytes of one transaction's rows, as they are and as they were. A larger one is passed through: one command of the log is half as large again at most.
 pub const GROUP_BYTES_MAX: usize = 512 << 20;
+
+/// How long rows that Ripen's role may not write are left out of flushes: how late a GRANT is noticed.
+pub const DENIED_PAUSE: Duration = Duration::from_secs(2);

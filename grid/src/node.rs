@@ -113,6 +113,7 @@ impl Node {
             time: QueueClock::default(),
             chance: parts.chance,
             stats: flush_stats.clone(),
+            denied: Default::default(),
         };
         let grid = Grid {
             rows,

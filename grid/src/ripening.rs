@@ -258,9 +258,17 @@ impl Ripening {
         }
     }
 
-    /// When the next row is ripe, given each table's write delay.
-    pub fn ripe_at(&self, delay_ms: impl Fn(TableOid) -> u64) -> Option<u64> {
-        let first = |turns: &BTreeMap<Turn, RowId>| turns.keys().next().map(|turn| turn.first_ms);
+    /// When the next row is ripe, given each table's write delay and the rows that do not count.
+    pub fn ripe_at(
+        &self,
+        delay_ms: impl Fn(TableOid) -> u64,
+        spared: impl Fn(&RowId) -> bool,
+    ) -> Option<u64> {
+        let first = |turns: &BTreeMap<Turn, RowId>| {
+            let mut turns = turns.iter();
+            let first = turns.find(|(_, row)| !spared(row));
+            first.map(|(turn, _)| turn.first_ms)
+        };
         self.turns
             .iter()
             .filter_map(|(table, turns)| Some(first(turns)?.saturating_add(delay_ms(*table))))
@@ -288,6 +296,20 @@ impl Ripening {
             .take(most)
             .map(|(_, row)| row.clone())
             .collect()
+    }
+
+    /// Rows of the scope that became pending at or before `cutoff_ms`, oldest first, without those that are spared.
+    pub fn due(
+        &self,
+        scope: &Scope,
+        cutoff_ms: u64,
+        spared: impl Fn(&RowId) -> bool,
+        most: usize,
+    ) -> Vec<RowId> {
+        let mut rows = self.oldest(scope, cutoff_ms, usize::MAX);
+        rows.retain(|row| scope.has(row) && !spared(row));
+        rows.truncate(most);
+        rows
     }
 
     /// Tables with pending rows.
@@ -324,7 +346,7 @@ impl Ripening {
 
     /// When the oldest pending row became pending.
     pub fn oldest_ms(&self) -> Option<u64> {
-        self.ripe_at(|_| 0)
+        self.ripe_at(|_| 0, |_| false)
     }
 
     /// When the youngest pending row became pending; 0 when nothing is.
@@ -386,7 +408,7 @@ mod tests {
         let mut ripening = Ripening::default();
         note(&mut ripening, 100, &[1]);
         note(&mut ripening, 900, &[1]);
-        assert_eq!(ripening.ripe_at(|_| 1_000), Some(1_100));
+        assert_eq!(ripening.ripe_at(|_| 1_000, |_| false), Some(1_100));
         assert_eq!((ripening.len(), ripening.bytes()), (1, 10));
     }
 

@@ -7,7 +7,6 @@ use crate::ripening::{Ripening, Taken};
 use crate::scope::Scope;
 use crate::settlement::Known;
 use parking_lot::Mutex;
-use ripen_pg::ids::TableOid;
 use ripen_pg::tuple::Tuple;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -135,11 +134,6 @@ impl Schedule {
             pending_rows: inner.ripening.len() as u64
                 + open.map_or(0, |open| open.rows().len() as u64),
         }
-    }
-
-    /// When the next row is ripe.
-    pub fn ripe_at(&self, delay_ms: impl Fn(TableOid) -> u64) -> Option<u64> {
-        self.inner.lock().ripening.ripe_at(delay_ms)
     }
 
     /// Asks the ripening state.

@@ -2,10 +2,10 @@
 //!
 //! The rows stay locked until the flush commits, so nobody comes in between. Compared are values: whoever writes what was there already is no conflict.
 
-use super::Run;
 use super::written::Written;
+use super::{Run, is_denied};
 use crate::catalog::{Column, Relation};
-use crate::change::RowId;
+use crate::change::{CommitGroup, RowId};
 use crate::error::StoreError;
 use crate::limits::LOAD_KEYS;
 use crate::load::lock_rows;
@@ -83,6 +83,13 @@ async fn lock_all(run: &Run<'_>) -> Result<Looked, StoreError> {
                     _ => "0A000",
                 };
                 looked.refused.insert(table, (sqlstate, error.to_string()));
+            }
+            Err(error) if is_denied(&error) => {
+                let groups = run.batch.groups.iter().enumerate();
+                let changes =
+                    |group: &CommitGroup| group.rows.iter().any(|change| change.row.table == table);
+                let groups = groups.filter(|(_, group)| changes(group)).map(|(at, _)| at);
+                return Err(run.refuse(groups.collect(), error.to_string()));
             }
             Err(error) => return Err(error),
         }
