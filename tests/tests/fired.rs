@@ -73,5 +73,8 @@ async fn rows_that_a_rule_or_a_cascade_changes_are_seen() -> anyhow::Result<()> 
     fired(rule, "UPDATE t SET v = 5 WHERE id = 1", &seen).await?;
     let cascade = "ALTER TABLE other ADD FOREIGN KEY (id) REFERENCES t ON DELETE CASCADE";
     let seen = [("t", 1, None), ("other", 1, None)];
-    fired(cascade, "DELETE FROM t WHERE id = 1", &seen).await
+    fired(cascade, "DELETE FROM t WHERE id = 1", &seen).await?;
+    let itself = "UPDATE t SET v = id; UPDATE t SET v = 1 WHERE id = 2; ALTER TABLE t ADD FOREIGN KEY (v) REFERENCES t ON DELETE CASCADE";
+    let seen = [("t", 1, None), ("t", 2, None), ("t", 3, Some(3))];
+    fired(itself, "DELETE FROM t WHERE id = 1", &seen).await
 }

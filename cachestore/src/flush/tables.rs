@@ -8,12 +8,12 @@ use crate::sql::qualified;
 use std::collections::BTreeSet;
 use tokio_postgres::Row;
 
-/// Of each name, in order: what it stands for; its columns, each as [`described`]; whether triggers or rules, or foreign keys of other tables, may write more.
+/// Of each name, in order: what it stands for; its columns, each as [`described`]; whether triggers or rules, or foreign keys, may write more.
 pub const SQL: &str = "SELECT c.oid, ARRAY(SELECT concat_ws(' ', a.attnum, a.atttypid, a.attname) FROM pg_attribute a \
      WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped), \
      EXISTS (SELECT FROM pg_trigger WHERE tgrelid = c.oid AND NOT tgisinternal AND tgenabled <> 'D') \
      OR EXISTS (SELECT FROM pg_rewrite WHERE ev_class = c.oid AND ev_type <> '1' AND ev_enabled <> 'D'), \
-     EXISTS (SELECT FROM pg_constraint WHERE contype = 'f' AND confrelid = c.oid AND conrelid <> c.oid AND (confdeltype IN ('c', 'n', 'd') OR confupdtype IN ('c', 'n', 'd'))) \
+     EXISTS (SELECT FROM pg_constraint WHERE contype = 'f' AND confrelid = c.oid AND (confdeltype IN ('c', 'n', 'd') OR confupdtype IN ('c', 'n', 'd'))) \
      FROM unnest($1::text[]) WITH ORDINALITY u(n, i) LEFT JOIN pg_class c ON c.oid = to_regclass(n)::oid ORDER BY i";
 
 /// Names must mean the tables, and columns the positions and types, that the statements were made for. Columns more than these do no harm.
@@ -30,7 +30,7 @@ pub fn same(tables: &[&Relation], found: &[Row]) -> Result<(), StoreError> {
         }
         let known = |column: &Column| columns.contains(&described(column));
         let hooks = row.try_get(2)? && !table.opaque_write;
-        let cascades = row.try_get(3)? && table.write_closure.is_empty();
+        let cascades = row.try_get(3)? && !cascades_known(table);
         if !table.columns.iter().all(known) || hooks || cascades {
             // No change's fault, however often that happens.
             return Err(StoreError::CatalogUnsteady);
@@ -44,10 +44,14 @@ pub fn reach_further<'a>(catalog: &Catalog, mut rows: impl Iterator<Item = &'a R
     rows.any(|change| {
         let relation = catalog.relations.get(&change.row.table);
         let removes = matches!(change.change, Change::Delete | Change::Put { .. });
-        relation.is_some_and(|relation| {
-            relation.opaque_write || (removes && !relation.write_closure.is_empty())
-        })
+        relation
+            .is_some_and(|relation| relation.opaque_write || (removes && cascades_known(relation)))
     })
+}
+
+/// Whether the catalog knows of rows that may go with the table's; closures leave out the table itself.
+fn cascades_known(table: &Relation) -> bool {
+    !table.write_closure.is_empty() || table.children.contains(&table.oid)
 }
 
 fn described(column: &Column) -> String {
