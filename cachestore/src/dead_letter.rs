@@ -1,4 +1,4 @@
-//! Acknowledged transactions that Postgres refused, kept whole in `ripen.dead_letter`. Never writes to any other table: a replay is proposed anew by the grid.
+//! Acknowledged transactions that Postgres refused, kept whole in `ripen.dead_letter`. Never writes to any other table; `flush/replay.rs` does.
 
 use crate::change::{FlushSeq, Letter, RowId};
 use crate::error::StoreError;
@@ -51,26 +51,6 @@ impl Store {
         unsigned(client.query_one(sql, &[]).await?.try_get(0)?)
     }
 
-    /// Marks a dead letter as replayed and returns its changes, to be proposed anew. `None` when there is no such open letter, so that it is replayed only once.
-    /// If the proposal then fails, [`Store::reopen`] it.
-    pub async fn replay(&self, id: i64) -> Result<Option<Letter>, StoreError> {
-        let client = self.client().await?;
-        let sql = "UPDATE ripen.dead_letter SET resolution = 'replayed', resolved_at = now() WHERE id = $1 AND resolution IS NULL RETURNING payload";
-        let Some(row) = client.query_opt(sql, &[&id]).await? else {
-            return Ok(None);
-        };
-        match Letter::decode(row.try_get(0)?) {
-            Some(letter) => Ok(Some(letter)),
-            None => {
-                drop(client);
-                self.reopen(id).await?;
-                Err(StoreError::Unexpected(format!(
-                    "payload of dead letter {id}"
-                )))
-            }
-        }
-    }
-
     /// Rows of the groups that one flush sent to the dead letters: what a flush whose answer was lost would have reported.
     pub async fn dead_rows(&self, log: LogKey, flush: FlushSeq) -> Result<Vec<RowId>, StoreError> {
         let client = self.client().await?;
@@ -87,12 +67,6 @@ impl Store {
             dead.extend(letter.group.rows.into_iter().map(|change| change.row));
         }
         Ok(dead)
-    }
-
-    /// Undoes [`Store::replay`] or [`Store::discard`].
-    pub async fn reopen(&self, id: i64) -> Result<bool, StoreError> {
-        let sql = "UPDATE ripen.dead_letter SET resolution = NULL, resolved_at = NULL WHERE id = $1 AND resolution IS NOT NULL";
-        Ok(self.client().await?.execute(sql, &[&id]).await? == 1)
     }
 
     /// Marks a dead letter as given up; it stays readable. False when there is no such open letter.

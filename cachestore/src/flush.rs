@@ -9,28 +9,28 @@ mod dead;
 mod guard;
 mod pipeline;
 mod plan;
+mod replay;
 mod tables;
 mod text;
+mod write;
 mod written;
 
-use crate::catalog::{Catalog, Relation};
+use crate::catalog::Catalog;
 use crate::change::{CommitGroup, FlushSeq, RowId, Shapes};
 use crate::error::{Class, StoreError};
 use crate::failpoint;
 use crate::progress::{self, LogKey, signed};
-use crate::raw::dynamic;
-use crate::sql::qualified;
 use crate::store::{Connection, Store};
 use deadpool::managed::Object;
 use futures_util::future::BoxFuture;
 use pipeline::pipeline;
-use plan::{Expect, Misfit, Step};
-use ripen_pg::ids::{TableOid, Xid};
+use ripen_pg::ids::Xid;
 use ripen_pg::tuple::Tuple;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ops::Range;
 use tokio_postgres::error::Severity;
-use tokio_postgres::{Error, Row, Statement};
+use tokio_postgres::{Error, Row};
+use write::Write;
 use written::Written;
 
 /// What one flush transaction is to write.
@@ -94,11 +94,15 @@ impl Store {
         let tell = tables::reach_further(catalog, rows);
         let xid = begin(transaction.client(), batch, tell).await?;
         failpoint::reach_on("flush-begun", transaction.client()).await?;
+        let written = Written {
+            catalog,
+            shapes: &batch.shapes,
+        };
         let mut run = Run {
             client: transaction.client(),
-            written: Written {
-                catalog,
-                shapes: &batch.shapes,
+            write: Write {
+                client: transaction.client(),
+                written,
             },
             batch,
             dead: Vec::new(),
@@ -108,7 +112,11 @@ impl Store {
         run.apply_all().await?;
         let (dead, already_gone) = (run.dead, run.already_gone);
         on_xid(xid);
-        commit(transaction.client()).await?;
+        commit(
+            transaction.client(),
+            ["flush-before-commit", "flush-committed"],
+        )
+        .await?;
         transaction.finish();
         let lost: usize = dead.iter().map(|dead| dead.group.rows.len()).sum();
         let all: usize = batch.groups.iter().map(|group| group.rows.len()).sum();
@@ -206,13 +214,13 @@ async fn refused(client: &Connection, batch: &FlushBatch) -> Result<StoreError, 
     })
 }
 
-/// An ERROR means rolled back; anything else (a lost connection, FATAL) may have come after the commit record.
-async fn commit(client: &Connection) -> Result<(), StoreError> {
+/// An ERROR means rolled back; anything else (a lost connection, FATAL) may have come after the commit record. `places`: failpoints before and after.
+async fn commit(client: &Connection, places: [&'static str; 2]) -> Result<(), StoreError> {
     // The two cuts look the same from here: in one Postgres has it, in the other it has not.
     let committed = async {
-        failpoint::reach_on("flush-before-commit", client).await?;
+        failpoint::reach_on(places[0], client).await?;
         client.batch_execute("COMMIT").await?;
-        failpoint::reach_on("flush-committed", client).await
+        failpoint::reach_on(places[1], client).await
     };
     committed.await.map_err(|error| {
         let severity = error
@@ -228,7 +236,7 @@ async fn commit(client: &Connection) -> Result<(), StoreError> {
 /// One flush between BEGIN and COMMIT.
 struct Run<'a> {
     client: &'a Connection,
-    written: Written<'a>,
+    write: Write<'a>,
     batch: &'a FlushBatch,
     dead: Vec<DeadGroup>,
     /// Groups for which Ripen's role lacks a right.
@@ -246,7 +254,8 @@ impl Run<'_> {
             .for_each(|(group, error)| self.bury(*group, error));
         let mut open = between(&beaten, self.batch.groups.len());
         while let Some(range) = open.pop() {
-            match self.attempt(range.clone()).await {
+            let groups = &self.batch.groups[range.clone()];
+            match self.write.groups(groups).await {
                 Ok(gone) => {
                     self.already_gone += gone;
                     if !open.is_empty() {
@@ -275,7 +284,7 @@ impl Run<'_> {
             return Err(self.refuse(groups.collect(), why));
         }
         failpoint::reach_on("flush-written", self.client).await?;
-        dead::write(self.client, self.written, self.batch, &self.dead).await?;
+        dead::write(self.client, self.write.written, self.batch, &self.dead).await?;
         if !self.dead.is_empty() {
             failpoint::reach_on("flush-buried", self.client).await?;
         }
@@ -326,89 +335,6 @@ impl Run<'_> {
             message,
         });
     }
-
-    /// Writes some groups and returns how many rows to delete were gone already. After an error the caller rolls back to the savepoint.
-    async fn attempt(&self, range: Range<usize>) -> Result<u64, StoreError> {
-        let groups: Vec<&CommitGroup> = self.batch.groups[range].iter().collect();
-        let steps = plan::plan(self.written, &groups).map_err(misfit)?;
-        let prepared = self.prepare(&steps).await?;
-        let tables = self.tables(&steps);
-        let names: Vec<String> = tables.iter().map(|table| qualified(table)).collect();
-        let check = self.client.prepare_cached(tables::SQL).await?;
-        let mut commands = Vec::new();
-        for (step, statement) in steps.iter().zip(&prepared) {
-            commands.extend(step.calls.iter().map(|call| self.execute(statement, call)));
-        }
-        commands.push(simple(self.client, "SET CONSTRAINTS ALL IMMEDIATE"));
-        let (check, names) = (&check, &names);
-        commands.push(Box::pin(async move {
-            self.client.query(check, &[names]).await.map(Answer::Rows)
-        }));
-        let answers = pipeline(commands).await?;
-        if let Some(Answer::Rows(rows)) = answers.last() {
-            tables::same(&tables, rows)?;
-        }
-        self.count(&steps, &answers)
-    }
-
-    async fn prepare(&self, steps: &[Step]) -> Result<Vec<Statement>, Error> {
-        let mut prepared = Vec::with_capacity(steps.len());
-        for step in steps {
-            prepared.push(self.client.prepare_cached(&step.sql).await?);
-        }
-        Ok(prepared)
-    }
-
-    fn execute<'b>(
-        &'b self,
-        statement: &'b Statement,
-        call: &'b [crate::raw::RawParam],
-    ) -> Command<'b> {
-        Box::pin(async move {
-            let count = self.client.execute(statement, &dynamic(call)).await;
-            count.map(Answer::Count)
-        })
-    }
-
-    fn table(&self, table: TableOid) -> &Relation {
-        &self.written.catalog.relations[&table]
-    }
-
-    /// Each table once.
-    fn tables(&self, steps: &[Step]) -> Vec<&Relation> {
-        let tables: BTreeSet<TableOid> = steps.iter().map(|step| step.table).collect();
-        tables.into_iter().map(|table| self.table(table)).collect()
-    }
-
-    /// Compares row counts with what was given.
-    fn count(&self, steps: &[Step], answers: &[Answer]) -> Result<u64, StoreError> {
-        let (mut gone, mut answers) = (0, answers.iter());
-        for step in steps {
-            let counts = answers.by_ref().take(step.calls.len());
-            let found: u64 = counts
-                .map(|answer| match answer {
-                    Answer::Count(count) => *count,
-                    Answer::Done | Answer::Rows(_) => 0,
-                })
-                .sum();
-            match step.expect {
-                Expect::All if found != step.rows => {
-                    let missing = step.rows.saturating_sub(found);
-                    let name = qualified(self.table(step.table));
-                    return Err(StoreError::Change {
-                        sqlstate: "02000",
-                        message: format!(
-                            "{missing} of {} rows of {name} were deleted outside",
-                            step.rows
-                        ),
-                    });
-                }
-                Expect::Gone => gone += step.rows.saturating_sub(found),
-                Expect::All | Expect::Any => {}
-            }
-        }
-        Ok(gone)
-    }
 }
 
 /// Whether Ripen's role lacks a right on something that the statement names.
@@ -426,12 +352,4 @@ fn between(beaten: &BTreeMap<usize, StoreError>, groups: usize) -> Vec<Range<usi
     ranges.push(0..end);
     ranges.retain(|range| !range.is_empty());
     ranges
-}
-
-/// The group's place does not matter: halving finds it.
-fn misfit(misfit: Misfit) -> StoreError {
-    StoreError::Change {
-        sqlstate: misfit.sqlstate,
-        message: misfit.message,
-    }
 }

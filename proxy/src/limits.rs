@@ -115,3 +115,6 @@ pub const CLAIM_WAIT: Duration = Duration::from_secs(5);
 
 /// Bytes of a row that a queued write leaves. A larger one passes through: it would weigh on memory, log and flush, and Postgres has limits of its own from 1 GB on.
 pub const WRITTEN_ROW_BYTES_MAX: usize = 64 << 20;
+
+/// How often Postgres is asked what became of a dead letter's replay whose COMMIT was not answered.
+pub const REPLAY_POLL: Duration = Duration::from_millis(500);

@@ -100,6 +100,56 @@ async fn a_replayed_dead_letter_changes_only_what_it_assigned() -> anyhow::Resul
 }
 
 #[tokio::test]
+async fn a_replay_cut_short_has_happened_or_can_be_repeated() -> anyhow::Result<()> {
+    let mut pair = Pair::start(SCHEMA, SETTINGS).await?;
+    let places = ["replay-written", "replay-before-commit", "replay-committed"];
+    let ends = ["kill", "cut"];
+    let cases = places.iter().flat_map(|place| ends.map(|end| (place, end)));
+    for (id, (place, end)) in (1..).zip(cases) {
+        let add = format!("UPDATE t SET a = a + 5 WHERE id = {id}");
+        queue(&pair.ripen.connect().await?, &add).await?;
+        let forbid = "ALTER TABLE t ADD CONSTRAINT small CHECK (a < 5) NOT VALID";
+        pair.direct.batch_execute(forbid).await?;
+        pair.ripen
+            .connect()
+            .await?
+            .batch_execute("CALL ripen.flush()")
+            .await?;
+        pair.direct
+            .batch_execute("ALTER TABLE t DROP CONSTRAINT small")
+            .await?;
+        let letter: i64 = pair
+            .direct
+            .query_one("SELECT max(id) FROM ripen.dead_letter", &[])
+            .await?
+            .get(0);
+        pair.ripen.kill9().await?;
+        pair.ripen.set_failpoints(Some(&format!("{place}={end}")));
+        pair.ripen.restart().await?;
+        let replay = format!("CALL ripen.replay({letter})");
+        let replayed = pair.ripen.connect().await?.batch_execute(&replay).await;
+        let committed = *place == "replay-committed";
+        ensure!(
+            replayed.is_ok() == (committed && end == "cut"),
+            "{place} {end}: {replayed:?}"
+        );
+        if end == "kill" {
+            pair.ripen.wait_death(place).await?;
+            pair.ripen.set_failpoints(None);
+            pair.ripen.restart().await?;
+        }
+        let client = pair.ripen.connect().await?;
+        let repeated = client.batch_execute(&replay).await;
+        ensure!(repeated.is_ok() != committed, "{place} {end}: {repeated:?}");
+        for client in [&client, &pair.direct] {
+            let found = row(client, id).await?;
+            ensure!(found == (5, 0), "{place} {end}: {found:?}");
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_lost_count_of_flushes_does_not_end_the_flushing() -> anyhow::Result<()> {
     let pair = Pair::start(SCHEMA, SETTINGS).await?;
     let steps = [

@@ -26,7 +26,7 @@ struct Looked {
 
 /// Groups that somebody was faster than, with the reason for the dead letter. The locks on the rows outlive every roll back to the savepoint.
 pub async fn beaten(run: &Run<'_>) -> Result<BTreeMap<usize, StoreError>, StoreError> {
-    let (written, batch) = (run.written, run.batch);
+    let (written, batch) = (run.write.written, run.batch);
     let mut beaten = BTreeMap::new();
     if batch.guards.is_empty() {
         return Ok(beaten);
@@ -59,10 +59,10 @@ async fn lock_all(run: &Run<'_>) -> Result<Looked, StoreError> {
     }
     let mut looked = Looked::default();
     for (table, keys) in keys {
-        let Some(relation) = run.written.catalog.relations.get(&table) else {
+        let Some(relation) = run.write.written.catalog.relations.get(&table) else {
             continue;
         };
-        if !run.written.same_key(relation) {
+        if !run.write.written.same_key(relation) {
             let name = qualified(relation);
             let message = format!("the primary key of {name} is not what it was");
             looked.refused.insert(table, ("42P10", message));
@@ -104,7 +104,7 @@ async fn lock_table(
 ) -> Result<Vec<(Key, Tuple)>, StoreError> {
     let mut rows = Vec::with_capacity(keys.len());
     for keys in keys.chunks(LOAD_KEYS) {
-        rows.extend(lock_rows(run.client, run.written.catalog, relation, keys).await?);
+        rows.extend(lock_rows(run.client, run.write.written.catalog, relation, keys).await?);
     }
     Ok(rows)
 }

@@ -218,30 +218,34 @@ async fn a_missing_right_blames_no_change() {
 }
 
 #[tokio::test]
-async fn letters_are_replayed_once_reopened_and_discarded() {
+async fn letters_are_replayed_once_or_discarded() {
     let mut bench = Bench::new(T).await;
     let guilty = vec![
         bench.insert("t", &row(1, "ok", 5000)),
         bench.insert("t", &row(2, "ok", 1)),
     ];
     bench
-        .try_flush(vec![
-            guilty.clone(),
-            vec![bench.insert("t", &row(3, "x", 9999))],
-        ])
+        .try_flush(vec![guilty, vec![bench.insert("t", &row(3, "x", 9999))]])
         .await
         .unwrap();
     let store = bench.store().clone();
     assert_eq!(store.dead_letters_open().await.unwrap(), 2);
-    let letter = store.replay(1).await.unwrap().unwrap();
-    assert_eq!(letter.group.rows, guilty);
-    assert_eq!(store.replay(1).await.unwrap(), None);
+    // What Postgres refuses again stays open, and nothing of it is there.
+    let refused = store.replay(&bench.catalog, 1).await.unwrap_err();
+    assert_eq!(refused.sqlstate(), "23514");
+    assert!(store.is_open(1).await.unwrap());
+    assert_eq!(bench.rows("SELECT count(*) FROM t").await, "0");
+    let allow = "ALTER TABLE t DROP CONSTRAINT t_n_check";
+    bench.database.sql.batch_execute(allow).await.unwrap();
+    assert!(store.replay(&bench.catalog, 1).await.unwrap());
+    assert!(!store.is_open(1).await.unwrap());
+    assert_eq!(bench.rows("SELECT id FROM t ORDER BY id").await, "1;2");
+    assert!(!store.replay(&bench.catalog, 1).await.unwrap());
     assert!(!store.discard(1).await.unwrap());
-    assert!(store.reopen(1).await.unwrap());
-    assert!(store.replay(1).await.unwrap().is_some());
     assert!(store.discard(2).await.unwrap());
-    assert_eq!(store.replay(2).await.unwrap(), None);
-    assert_eq!(store.replay(77).await.unwrap(), None);
+    assert!(!store.replay(&bench.catalog, 2).await.unwrap());
+    assert!(!store.replay(&bench.catalog, 77).await.unwrap());
+    assert_eq!(bench.rows("SELECT id FROM t ORDER BY id").await, "1;2");
     assert_eq!(store.dead_letters_open().await.unwrap(), 0);
     assert!(store.dead_letters(0, false).await.unwrap().is_empty());
     let all = store.dead_letters(0, true).await.unwrap();
@@ -251,18 +255,10 @@ async fn letters_are_replayed_once_reopened_and_discarded() {
         .collect();
     assert_eq!(states, [Some("replayed"), Some("discarded")]);
     assert_eq!(store.dead_letters(1, true).await.unwrap().len(), 1);
-    bench
-        .database
-        .sql
-        .batch_execute("ALTER TABLE t DROP CONSTRAINT t_n_check")
-        .await
-        .unwrap();
-    bench.flush(vec![letter.group.rows]).await;
-    assert_eq!(bench.rows("SELECT id FROM t ORDER BY id").await, "1;2");
     let damaged = "INSERT INTO ripen.dead_letter (log, identity, flush, sqlstate, message, changes, payload) VALUES (0, 7, 1, 'x', 'x', '[]', '\\x09')";
     bench.database.sql.batch_execute(damaged).await.unwrap();
     assert!(matches!(
-        store.replay(3).await,
+        store.replay(&bench.catalog, 3).await,
         Err(StoreError::Unexpected(_))
     ));
     assert_eq!(store.dead_letters_open().await.unwrap(), 1);

@@ -159,18 +159,6 @@ pub fn apply(change: &Change, row: Option<&Tuple>) -> Option<Tuple> {
     }
 }
 
-/// A change decided long ago, as if it were decided now on this row; `None`: it cannot be made any more. Only what it assigned stays its own.
-pub fn again(change: Change, row: Option<&Tuple>) -> Option<Change> {
-    match (change, row) {
-        (Change::Update { image, set, add }, Some(row)) => {
-            let image = update(&image, &set, &add, row);
-            Some(Change::Update { image, set, add })
-        }
-        (Change::Update { .. }, None) | (Change::Insert { .. }, Some(_)) => None,
-        (change, _) => Some(change),
-    }
-}
-
 fn update(image: &Tuple, set: &[u16], add: &[Increment], row: &Tuple) -> Tuple {
     let sums: Vec<(usize, Option<Vec<u8>>)> = add
         .iter()

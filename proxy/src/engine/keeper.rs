@@ -3,17 +3,16 @@
 
 use super::errors;
 use crate::config::{Config, TableSettings};
+use crate::limits::REPLAY_POLL;
 use crate::plan::Mode;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use ripen_cachestore::catalog::{Catalog, Epoch, Relation};
 use ripen_cachestore::{Store, StoreError};
-use ripen_grid::change::{CommitGroup, RowChange, RowId};
 use ripen_grid::grid::Grid;
-use ripen_grid::rows::layer;
+use ripen_grid::scope::Scope;
 use ripen_pg::ids::TableOid;
 use ripen_pg::sqlstate::{ErrorFields, SqlState};
-use ripen_pg::tuple::Tuple;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -180,8 +179,8 @@ impl Keeper {
         Ok(())
     }
 
-    /// Puts a dead letter's changes into the queue again. They count as new writes, whole rows of inserts and all assigned columns of updates; refused when a row
-    /// to be inserted is there, or one to be updated is not. Cancel safe: once begun it goes on.
+    /// Writes a dead letter's changes to Postgres again: whole rows of inserts, and all that updates assigned or added. Refused, with the letter still open, when
+    /// Postgres refuses again, when a row to be inserted is there, or when one to be updated is not. Cancel safe: once begun it goes on.
     pub async fn replay_dead_letter(
         self: &Arc<Self>,
         grid: &Arc<Grid>,
@@ -192,35 +191,40 @@ impl Keeper {
         replay.await.unwrap_or_else(|_| Err(interrupted(id)))
     }
 
+    /// As a passed-through transaction that may touch anything: what its changes fire is not looked at.
     async fn replay(&self, grid: &Arc<Grid>, id: i64) -> Result<(), ErrorFields> {
-        let letter = self
-            .store
-            .replay(id)
-            .await
-            .map_err(|error| errors::of_store(&error))?
-            .ok_or_else(|| no_letter(id))?;
-        let changes = letter.group.rows.iter();
-        let rows: Vec<RowId> = changes.map(|change| change.row.clone()).collect();
-        let catalog = self.catalog();
-        let decide = |images: &[Option<Tuple>]| {
-            let is_of_now = Arc::ptr_eq(&catalog, &self.catalog());
-            let again = is_of_now.then(|| decide_again(&letter.group, images));
-            Ok::<_, ()>((Some(again.flatten().ok_or(())?), ()))
+        let hold = grid.hold(Scope::Everything).await;
+        let hold = hold.map_err(|error| errors::of_grid(&error))?;
+        let replayed = match self.store.replay(&self.catalog(), id).await {
+            Err(StoreError::UnknownOutcome(error)) => {
+                tracing::warn!(id, %error, "the outcome of a dead letter's replay is unknown; asking Postgres");
+                self.was_replayed(id).await
+            }
+            known => known,
         };
-        let written = match letter.fits(&catalog) {
-            true => grid.write(&catalog, &rows, decide).await,
-            false => Ok(Err(())),
-        };
-        let refused = match written {
-            Ok(Ok(())) => return Ok(()),
-            Ok(Err(())) => outdated(id),
-            Err(error) => errors::of_grid(&error),
-        };
-        // The letter must not be lost between the table and the queue.
-        if let Err(reopen) = self.store.reopen(id).await {
-            tracing::error!(id, error = %reopen, "a dead letter that could not be replayed could not be opened again: set its resolution to null by hand");
+        grid.release(hold, true);
+        match replayed {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(no_letter(id)),
+            Err(error) if matches!(error.sqlstate(), "02000" | "23505" | "42804") => {
+                Err(outdated(id))
+            }
+            Err(error) => Err(errors::of_store(&error)),
         }
-        Err(refused)
+    }
+
+    /// Asks until Postgres answers: before, nobody may go on with the rows.
+    async fn was_replayed(&self, id: i64) -> Result<bool, StoreError> {
+        loop {
+            match self.store.is_open(id).await {
+                Ok(true) => {
+                    return Err(StoreError::Unexpected("the replay was rolled back".into()));
+                }
+                Ok(false) => return Ok(true),
+                Err(error) => tracing::debug!(id, %error, "Postgres cannot tell yet"),
+            }
+            tokio::time::sleep(REPLAY_POLL).await;
+        }
     }
 
     /// Gives a dead letter up.
@@ -235,18 +239,6 @@ impl Keeper {
             false => Err(no_letter(id)),
         }
     }
-}
-
-/// The group as it would be decided on these images: what others have changed since in columns that it does not assign stays. `None`: it does not fit them.
-fn decide_again(group: &CommitGroup, images: &[Option<Tuple>]) -> Option<CommitGroup> {
-    let rows = group.rows.iter().zip(images).map(|(change, image)| {
-        Some(RowChange {
-            row: change.row.clone(),
-            change: layer::again(change.change.clone(), image.as_ref())?,
-        })
-    });
-    let rows = rows.collect::<Option<_>>()?;
-    Some(CommitGroup { rows })
 }
 
 fn outdated(id: i64) -> ErrorFields {
