@@ -133,9 +133,9 @@ async fn a_replay_cut_short_has_happened_or_can_be_repeated() -> anyhow::Result<
             replayed.is_ok() == (committed && end == "cut"),
             "{place} {end}: {replayed:?}"
         );
+        pair.ripen.set_failpoints(None);
         if end == "kill" {
             pair.ripen.wait_death(place).await?;
-            pair.ripen.set_failpoints(None);
             pair.ripen.restart().await?;
         }
         let client = pair.ripen.connect().await?;
@@ -145,6 +145,9 @@ async fn a_replay_cut_short_has_happened_or_can_be_repeated() -> anyhow::Result<
             let found = row(client, id).await?;
             ensure!(found == (5, 0), "{place} {end}: {found:?}");
         }
+        // A new process has no fence of the replay's up.
+        pair.ripen.kill9().await?;
+        pair.ripen.restart().await?;
     }
     Ok(())
 }

@@ -69,41 +69,37 @@ impl<T: Send + 'static> Responder<Types, T> for Answer<T> {
     }
 }
 
-/// The commands of one entry: their stored form, and on the node that proposed them the commands themselves, to be applied without decoding.
+/// The commands of one entry: their stored form, and the commands themselves once they are known, to be applied without decoding.
 #[derive(Clone)]
 pub(crate) struct Batch {
     bytes: Bytes,
-    entry: Option<Arc<Mutex<Option<Entry>>>>,
-    must_sync: bool,
+    entry: Arc<Mutex<Option<Entry>>>,
 }
 
 impl Batch {
     pub(crate) fn proposed(bytes: Bytes, entry: Entry) -> Batch {
-        let must_sync = entry.commands.iter().any(Command::must_sync);
-        let entry = Some(Arc::new(Mutex::new(Some(entry))));
-        Batch {
-            bytes,
-            entry,
-            must_sync,
-        }
+        let entry = Arc::new(Mutex::new(Some(entry)));
+        Batch { bytes, entry }
     }
 
     pub(crate) fn stored(bytes: Bytes) -> Batch {
-        Batch {
-            bytes,
-            entry: None,
-            must_sync: false,
-        }
+        let entry = Arc::default();
+        Batch { bytes, entry }
     }
 
-    /// Whether it counts only when it is synced, whatever the log's durability.
+    /// Whether it counts only when it is synced, whatever the log's durability. Asked before it is applied; what is malformed is told then.
     pub(crate) fn must_sync(&self) -> bool {
-        self.must_sync
+        let mut entry = self.entry.lock();
+        if entry.is_none() {
+            *entry = super::codec::decode_entry(&self.bytes).ok();
+        }
+        let commands = entry.iter().flat_map(|entry| &entry.commands);
+        commands.into_iter().any(Command::must_sync)
     }
 
     /// The commands. Clones share them: only the first to ask is spared the decoding.
     pub(crate) fn take(&self) -> Result<Entry, Malformed> {
-        let entry = self.entry.as_ref().and_then(|entry| entry.lock().take());
+        let entry = self.entry.lock().take();
         entry.map_or_else(|| super::codec::decode_entry(&self.bytes), Ok)
     }
 }
@@ -239,4 +235,37 @@ pub(crate) fn meta(reader: &mut codec::Reader<'_>) -> Result<SnapshotMeta, Malfo
         last_log_id,
         last_membership: StoredMembership::new(membership_id, membership),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::codec::{encode_command, encode_entry};
+    use crate::log::{FlushEnd, FlushScope, FlushStart};
+    use ripen_cachestore::change::FlushSeq;
+
+    fn stored(command: &Command) -> Batch {
+        let mut bytes = Vec::new();
+        encode_command(&mut bytes, command);
+        Batch::stored(encode_entry(7, 1, &bytes))
+    }
+
+    #[test]
+    fn the_start_of_a_flush_is_synced_on_every_node() {
+        let start = Command::FlushStart(FlushStart {
+            seq: FlushSeq(1),
+            cutoff_ms: 0,
+            scope: FlushScope::All,
+            rows_max: 1,
+        });
+        let batch = stored(&start);
+        assert!(batch.must_sync());
+        assert_eq!(batch.take().unwrap().commands, [start]);
+        let end = Command::FlushEnd(FlushEnd {
+            seq: FlushSeq(1),
+            applied: true,
+            dead: Vec::new(),
+        });
+        assert!(!stored(&end).must_sync());
+    }
 }

@@ -127,7 +127,7 @@ impl Upkeep {
         loop {
             self.memo.save(self.keeper.catalog()).await;
             match self.serve_tables().await {
-                Ok(()) => self.note_served(patience),
+                Ok(all) => self.note_served(all, patience),
                 Err(error) => {
                     tracing::warn!(%error, "cannot bring the publication up to date; new tables are not cached yet")
                 }
@@ -200,8 +200,8 @@ impl Upkeep {
         Ok(())
     }
 
-    /// Decides which tables are served: those that nobody else writes, and those that the stream carries for certain.
-    async fn serve_tables(&mut self) -> Result<(), UpkeepError> {
+    /// Decides which tables are served: those that nobody else writes, and those that the stream carries for certain. Answers whether that is all that can be.
+    async fn serve_tables(&mut self) -> Result<bool, UpkeepError> {
         let beginnings = self.grid.feed.beginnings();
         let catalog = self.keeper.catalog();
         // Before the first row of a table is in memory.
@@ -222,7 +222,7 @@ impl Upkeep {
         self.publisher.serve(served.clone(), beginnings);
         let published = self.publish().await?;
         if !self.grid.feed.live() {
-            return Ok(());
+            return Ok(false);
         }
         self.rejuvenate(&published, beginnings).await?;
         self.grow_up().await?;
@@ -231,13 +231,11 @@ impl Upkeep {
             .filter(|table| !self.young.tables.contains(table))
             .collect();
         self.publisher.serve(served, beginnings);
-        Ok(())
+        Ok(self.young.tables.is_empty() && self.grid.feed.beginnings() == beginnings)
     }
 
-    fn note_served(&self, patience: Instant) {
-        let feed = &self.grid.feed;
-        let all = feed.live() && self.young.tables.is_empty() || feed.given_up();
-        let ready = all && self.grid.settled();
+    fn note_served(&self, all: bool, patience: Instant) {
+        let ready = (all || self.grid.feed.given_up()) && self.grid.settled();
         if !ready && !self.readiness.served.load(Ordering::SeqCst) && Instant::now() >= patience {
             tracing::warn!(
                 "a long transaction or a lock in Postgres keeps the hot cache from starting; serving without it until then"
