@@ -7,6 +7,7 @@ pub mod frame;
 pub mod hello;
 pub mod keys;
 pub mod lease;
+mod leases;
 mod limits;
 pub mod link;
 pub mod listener;

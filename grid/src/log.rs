@@ -1,5 +1,6 @@
 //! The write-ahead log: a Raft group of one or several nodes on an own segment log. Orders and keeps commands, and applies them to the state machine. Never looks into them.
 
+mod acks;
 mod answers;
 mod batcher;
 mod codec;
@@ -33,6 +34,7 @@ pub use leadership::Leadership;
 pub use members::{Members, Reach};
 pub use network::Peers;
 
+use acks::Acks;
 use answers::Answers;
 use batcher::{Batcher, Proposal};
 use bytes::Bytes;
@@ -98,6 +100,8 @@ pub struct LogOptions {
     pub address: String,
     /// The way to the other nodes. `None`: there are none, and never will be while this log is open.
     pub peers: Option<Arc<dyn Peers>>,
+    /// Whether tickets wait, beyond being applied, until the cluster's leases let commits be acknowledged.
+    pub leases: bool,
     /// An empty directory becomes a copy of the log with this identity and waits until that log's leader adds it. `None`: it becomes a log of its own.
     pub joins: Option<u64>,
 }
@@ -115,6 +119,7 @@ impl LogOptions {
             node: 1,
             address: String::new(),
             peers: None,
+            leases: false,
             joins: None,
         }
     }
@@ -183,6 +188,7 @@ struct Inner {
     raft: Raft<Types, State>,
     answers: Answers,
     leadership: watch::Receiver<Leadership>,
+    acks: Arc<Acks>,
     segment_bytes: u64,
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -203,6 +209,7 @@ impl Log {
         };
         let durable = options.durability == Durability::Fsync;
         let machine = Box::new(machine);
+        let acks = Arc::new(Acks::new(!options.leases));
         let member = Member {
             node: options.node,
             address: options.address,
@@ -218,6 +225,7 @@ impl Log {
             snapshot_after_bytes: options.snapshot_after_bytes,
             proposals: receiver,
             at_ms: 0,
+            acks: acks.clone(),
         };
         let (told, leadership) = watch::channel(Leadership::now(&running.raft));
         let inner = Inner {
@@ -228,6 +236,7 @@ impl Log {
             answers: Answers::new(running.raft.clone(), running.directory.clone()),
             raft: running.raft.clone(),
             leadership,
+            acks,
             segment_bytes,
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -296,6 +305,26 @@ impl Log {
         self.inner.identity
     }
 
+    /// How far the log has been applied here.
+    pub fn applied(&self) -> LogIndex {
+        *self.inner.health.applied.borrow()
+    }
+
+    /// [`Log::applied`], and every change of it.
+    pub fn watch_applied(&self) -> watch::Receiver<LogIndex> {
+        self.inner.health.applied.subscribe()
+    }
+
+    /// Lets tickets up to here resolve once they are applied, see [`LogOptions::leases`].
+    pub(crate) fn acknowledge(&self, upto: LogIndex) {
+        self.inner.acks.advance(upto);
+    }
+
+    /// Up to where tickets may resolve.
+    pub(crate) fn acknowledged(&self) -> LogIndex {
+        self.inner.acks.upto()
+    }
+
     /// Counters and sizes, for metrics.
     pub fn stats(&self) -> LogStats {
         let counters = &self.inner.health.counters;
@@ -308,7 +337,7 @@ impl Log {
         LogStats {
             disk_bytes: segments + self.inner.segment_bytes + snapshot,
             log_bytes: get(&counters.written_bytes).saturating_sub(covered),
-            applied: LogIndex(get(&counters.applied)),
+            applied: self.applied(),
             commands: get(&counters.commands),
             entries: get(&counters.entries),
             batches: get(&counters.batches),
@@ -339,7 +368,7 @@ impl Log {
     }
 }
 
-/// Resolves when a proposal is durable *and* applied, with the index of its entry. Dropping it does not withdraw the proposal.
+/// Resolves when a proposal is durable *and* applied, by all nodes that may answer from memory, with the index of its entry. Dropping it does not withdraw the proposal.
 ///
 /// [`LogError::NotLeader`] means that nothing was proposed; after any other error but [`LogError::TooLarge`] the proposal may still be found in the log after a restart.
 #[derive(Debug)]

@@ -246,6 +246,52 @@ async fn a_lost_directory_is_replaced_by_a_new_node_at_the_same_address() {
     cluster.agreed(&[1, 2]).await;
 }
 
+/// Numbers are written one after the other; as soon as one is acknowledged, whoever may answer from memory must have it, whatever happens to the nodes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_may_read_has_every_acknowledged_write() {
+    let mut cluster = Cluster::of(3).await;
+    let mut readable = BTreeMap::new();
+    let mut number = 0;
+    for round in 0..6u64 {
+        let until = Instant::now() + Duration::from_millis(700);
+        while Instant::now() < until {
+            cluster.write(number).await;
+            for (node, running) in &cluster.running {
+                if running.member.may_read() {
+                    let numbers = running.numbers.get();
+                    assert!(numbers.contains(&number), "node {node} lacks {number}");
+                    *readable.entry(*node).or_insert(0) += 1;
+                }
+            }
+            number += 1;
+        }
+        let node = 1 + round % 3;
+        let gate = cluster.running[&node].numbers.clone();
+        match round % 2 {
+            0 => {
+                // It hears and answers, but applies nothing for a while.
+                let stuck = tokio::task::spawn_blocking(move || {
+                    gate.stuck_for(Duration::from_millis(500));
+                });
+                cluster.write(number).await;
+                number += 1;
+                stuck.await.unwrap();
+            }
+            _ => {
+                let address = cluster.stop(node).await;
+                cluster.write(number).await;
+                number += 1;
+                cluster.start(node, &address).await.unwrap();
+            }
+        }
+    }
+    assert!(
+        readable.values().all(|reads| *reads > 20),
+        "{readable:?}: too little was read"
+    );
+    assert_eq!(readable.len(), 3, "{readable:?}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_anybody_to_join_an_empty_directory_stays_empty() {
     let mut cluster = Cluster::new();

@@ -2,6 +2,8 @@
 //!
 //! A question is a tag and its fields. Answers have no tag: who asked knows what it asked.
 
+use super::lease::Grant;
+use crate::log::LogIndex;
 use bytes::{BufMut, Bytes, BytesMut};
 use ripen_cachestore::change::codec::{Malformed, Reader, put_bytes, put_u64};
 
@@ -16,6 +18,8 @@ pub(crate) enum Question {
     Join(u64, String),
     /// To the leader: this node goes for good. Answered by [`Told`].
     Leave(u64),
+    /// To the leader: this node has applied the log so far and wants a lease. Answered by [`encode_lease`].
+    Lease(u64, LogIndex),
 }
 
 /// What the leader says to a wish.
@@ -49,6 +53,11 @@ impl Question {
                 out.push(4);
                 put_u64(&mut out, *node);
             }
+            Question::Lease(node, applied) => {
+                out.push(5);
+                put_u64(&mut out, *node);
+                put_u64(&mut out, applied.0);
+            }
         }
         out.into()
     }
@@ -60,6 +69,7 @@ impl Question {
             2 => Question::Cluster,
             3 => Question::Join(reader.u64()?, text(&mut reader)?),
             4 => Question::Leave(reader.u64()?),
+            5 => Question::Lease(reader.u64()?, LogIndex(reader.u64()?)),
             _ => return Err(Malformed("unknown question between nodes")),
         };
         reader.end()?;
@@ -96,6 +106,31 @@ impl Told {
     }
 }
 
+/// A lease, if there is one, and up to where commits have been acknowledged.
+pub(crate) fn encode_lease(grant: Option<(Grant, LogIndex)>) -> Bytes {
+    let mut out = Vec::new();
+    if let Some((grant, acknowledged)) = grant {
+        put_u64(&mut out, grant.length_ms);
+        put_u64(&mut out, grant.from.0);
+        put_u64(&mut out, acknowledged.0);
+    }
+    out.into()
+}
+
+pub(crate) fn decode_lease(bytes: &[u8]) -> Result<Option<(Grant, LogIndex)>, Malformed> {
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    let mut reader = Reader::new(bytes);
+    let grant = Grant {
+        length_ms: reader.u64()?,
+        from: LogIndex(reader.u64()?),
+    };
+    let acknowledged = LogIndex(reader.u64()?);
+    reader.end()?;
+    Ok(Some((grant, acknowledged)))
+}
+
 pub(crate) fn encode_cluster(cluster: u64) -> Bytes {
     Bytes::copy_from_slice(&cluster.to_le_bytes())
 }
@@ -120,6 +155,7 @@ mod tests {
             Question::Cluster,
             Question::Join(7, "ripen-2:6434".to_owned()),
             Question::Leave(7),
+            Question::Lease(7, LogIndex(9)),
         ] {
             assert_eq!(Question::decode(&question.encode()), Ok(question));
         }
@@ -130,6 +166,13 @@ mod tests {
             Told::Elsewhere(Some("ripen-1:6434".to_owned())),
         ] {
             assert_eq!(Told::decode(&told.encode()), Ok(told));
+        }
+        let grant = Grant {
+            length_ms: 300,
+            from: LogIndex(8),
+        };
+        for lease in [None, Some((grant, LogIndex(9)))] {
+            assert_eq!(decode_lease(&encode_lease(lease)), Ok(lease));
         }
         assert_eq!(decode_cluster(&encode_cluster(7)), Ok(7));
         assert!(Question::decode(&Bytes::from_static(b"")).is_err());

@@ -9,7 +9,7 @@
 //! - What a holder shows may not be news to the others: a row whose last change some holder lacks is read only when [`Lessor::everywhere`] has come so far.
 
 use crate::log::LogIndex;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 /// How long a node may answer from memory without hearing from its leader: short, since a dead node holds up commits for so long.
 pub const LEASE_MS: u64 = 300;
@@ -20,6 +20,12 @@ const MARGIN_MS: u64 = LEASE_MS / 100 + 2;
 /// Log entries that a node may lack and still get a lease: those that come while it asks. One that lacks more would hold up every commit until it has caught up.
 const LACKING_MAX: u64 = 64;
 
+/// How long a node may lack an entry that the leader has applied and still get a lease. One that is stuck shall not hold up the others for ever.
+const LACKING_MS: u64 = LEASE_MS / 2;
+
+/// How often the leader remembers how far it was.
+const REMEMBER_MS: u64 = 10;
+
 /// The leader's side, for as long as it leads.
 #[derive(Debug)]
 pub struct Lessor {
@@ -28,6 +34,8 @@ pub struct Lessor {
     /// Up to where this leader, or one before it, may have acknowledged commits.
     acknowledged: LogIndex,
     holders: BTreeMap<u64, Holder>,
+    /// When this node had applied how much, for the last [`LACKING_MS`] and the moment before.
+    was: VecDeque<(u64, LogIndex)>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -52,6 +60,7 @@ impl Lessor {
             silent_until_ms: elected_ms + LEASE_MS + MARGIN_MS,
             acknowledged: end,
             holders: BTreeMap::new(),
+            was: VecDeque::new(),
         }
     }
 
@@ -66,7 +75,12 @@ impl Lessor {
         self.report(node, applied);
         let over_ms = confirmed_ms + LEASE_MS;
         let length_ms = over_ms.checked_sub(now_ms).filter(|ms| *ms > 0)?;
-        if applied.0 + LACKING_MAX < self.acknowledged.0 {
+        let lacks_many = applied.0 + LACKING_MAX < self.acknowledged.0;
+        let lacks_long = self
+            .was
+            .front()
+            .is_some_and(|(at_ms, was)| at_ms + LACKING_MS <= now_ms && applied < *was);
+        if lacks_many || lacks_long {
             return None;
         }
         let until_ms = now_ms + length_ms + MARGIN_MS;
@@ -88,6 +102,7 @@ impl Lessor {
 
     /// Up to where commits may be acknowledged, this node having applied the log up to `applied`. `None`: nothing yet. Never goes back.
     pub fn acknowledge(&mut self, applied: LogIndex, now_ms: u64) -> Option<LogIndex> {
+        self.remember(applied, now_ms);
         if now_ms < self.silent_until_ms {
             return None;
         }
@@ -96,6 +111,21 @@ impl Lessor {
         let everywhere = held.fold(applied, LogIndex::min);
         self.acknowledged = self.acknowledged.max(everywhere);
         Some(self.acknowledged)
+    }
+
+    fn remember(&mut self, applied: LogIndex, now_ms: u64) {
+        let newest_ms = self.was.back().map_or(0, |(at_ms, _)| *at_ms);
+        if newest_ms + REMEMBER_MS <= now_ms {
+            self.was.push_back((now_ms, applied));
+        }
+        // The first is the newest of those that are old enough.
+        while self
+            .was
+            .get(1)
+            .is_some_and(|(at_ms, _)| at_ms + LACKING_MS <= now_ms)
+        {
+            self.was.pop_front();
+        }
     }
 
     /// When [`Lessor::acknowledge`] may answer more although nobody reports: the next end of a lease, or of the silence.

@@ -20,6 +20,9 @@ pub(crate) const SECRET_ROUNDS: u32 = 600_000;
 /// Bytes of a secret. A shorter one could be found by trying, and is refused.
 pub(crate) const SECRET_BYTES_MIN: usize = 16;
 
+/// How often a lease is renewed when nothing else makes a node ask: several times before it ends.
+pub(crate) const RENEW_PERIOD: Duration = Duration::from_millis(80);
+
 /// How long a node waits for another's answer about the membership.
 pub(crate) const ASK_PATIENCE: Duration = Duration::from_secs(2);
 

@@ -1,15 +1,17 @@
 //! A node as a member of its cluster: founds or joins it, carries the log's messages, and, where it leads, keeps the membership as it should be. Does; who has a
 //! voice, `membership` decides.
 
-use super::control::{Question, Told, decode_cluster, encode_cluster};
+use super::control::{Question, Told, decode_cluster, decode_lease, encode_cluster, encode_lease};
 use super::hello::Identity;
 use super::keys::Keys;
+use super::lease::{Grant, LEASE_MS};
+use super::leases::Leases;
 use super::limits::{ASK_PATIENCE, CAUGHT_UP_ENTRIES, JOIN_PERIOD, KEEP_PERIOD, LEAVE_MEMORY};
 use super::link::Links;
 use super::listener::Handler;
 use super::membership::{Sight, Step, View, Wish};
 use super::tcp;
-use crate::log::{Log, LogError, LogOptions, Machine, Members, Peers};
+use crate::log::{Log, LogError, LogIndex, LogOptions, Machine, Members, Peers};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
@@ -26,6 +28,8 @@ use tokio_util::task::TaskTracker;
 /// Questions of the log have a connection of their own: nothing else may delay a heartbeat.
 const LOG_LANE: u8 = 0;
 const CONTROL_LANE: u8 = 1;
+/// Commits wait for these.
+const LEASE_LANE: u8 = 2;
 
 /// How a node takes part.
 pub struct MemberOptions {
@@ -67,6 +71,7 @@ struct Shared {
     links: Links,
     /// Who has said that it will go, and when last.
     leaving: Mutex<BTreeMap<u64, Instant>>,
+    leases: Leases,
 }
 
 /// The log's way to other nodes.
@@ -114,10 +119,12 @@ impl Member {
             log: OnceLock::new(),
             links: links.clone(),
             leaving: Mutex::default(),
+            leases: Leases::new(log.node),
         });
         if known.is_none() && !options.seeds.is_empty() {
             log.joins = Some(shared.which_cluster(&options.seeds).await?);
         }
+        log.leases = true;
         log.peers = Some(Arc::new(LogPeers(links.clone())));
         let stop = CancellationToken::new();
         let tasks = TaskTracker::new();
@@ -140,6 +147,7 @@ impl Member {
                 .join(log.clone(), options.seeds, stop.clone()),
         );
         tasks.spawn(shared.clone().keep(log.clone(), options.wish, stop.clone()));
+        tasks.spawn(shared.clone().lease(log.clone(), stop.clone()));
         tasks.close();
         Ok(Member {
             log,
@@ -158,6 +166,11 @@ impl Member {
             }
             tokio::time::sleep(JOIN_PERIOD).await;
         }
+    }
+
+    /// Whether a read that begins now may be answered from this node's memory: it contains every write that was acknowledged by any node before.
+    pub fn may_read(&self) -> bool {
+        self.shared.leases.may_read(&self.log)
     }
 
     /// Ends the member's tasks, then its log. Not cancel safe.
@@ -214,6 +227,10 @@ impl Shared {
             Question::Cluster => Ok(encode_cluster(log.identity().0)),
             Question::Join(node, address) => Ok(self.let_in(log, node, &address).await.encode()),
             Question::Leave(node) => Ok(self.let_go(log, node).encode()),
+            Question::Lease(node, applied) => {
+                let grant = self.leases.grant(log, node, applied);
+                Ok(encode_lease(grant.map(|grant| (grant, log.acknowledged()))))
+            }
         }
     }
 
@@ -320,6 +337,29 @@ impl Shared {
                 return;
             }
         }
+    }
+
+    /// Holds a lease of whoever leads, or gives them.
+    async fn lease(self: Arc<Shared>, log: Log, stop: CancellationToken) {
+        let holding = self
+            .leases
+            .renew(&log, |applied| self.ask_for_lease(&log, applied));
+        let giving = self.leases.acknowledge(&log);
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = holding => {}
+            () = giving => {}
+        }
+    }
+
+    async fn ask_for_lease(&self, log: &Log, applied: LogIndex) -> Option<(Grant, LogIndex)> {
+        let leader = log.leadership().borrow().leader?;
+        let address = log.members().addresses.remove(&leader)?;
+        let question = Question::Lease(self.node, applied).encode();
+        let patience = Duration::from_millis(LEASE_MS);
+        let links = &self.links;
+        let asked = links.ask(Some(leader), &address, LEASE_LANE, question, patience);
+        decode_lease(&asked.await.ok()?).ok()?
     }
 
     /// Where this node leads: one step after the other towards the membership that is wished for.

@@ -1,5 +1,6 @@
 //! Packs proposals into Raft entries: the first one that waits takes along all that came meanwhile. Never reorders.
 
+use super::acks::Acks;
 use super::codec::{encode_command, encode_entry};
 use super::command::{Command, Entry, LogIndex};
 use super::error::LogError;
@@ -34,6 +35,8 @@ pub(crate) struct Batcher {
     pub proposals: UnboundedReceiver<Proposal>,
     /// The clock of the last entry.
     pub at_ms: u64,
+    /// Where waiters go when their entry has been applied.
+    pub acks: Arc<Acks>,
 }
 
 /// An entry being packed.
@@ -48,6 +51,7 @@ struct Packed {
 struct Waiting {
     waiters: Vec<Waiter>,
     health: Arc<Health>,
+    acks: Arc<Acks>,
     _in_flight: OwnedSemaphorePermit,
 }
 
@@ -111,6 +115,7 @@ impl Batcher {
         let waiting = Waiting {
             waiters: packed.waiters,
             health: self.health.clone(),
+            acks: self.acks.clone(),
             _in_flight: permit,
         };
         let answer = Answer::new(move |result| waiting.answer(result));
@@ -164,18 +169,20 @@ impl Packed {
 
 impl Waiting {
     fn answer(mut self, result: ClientWriteResult<Types>) {
-        let result = match result {
-            Ok(response) => Ok(LogIndex(response.log_id.index)),
-            Err(ClientWriteError::LogEntryDiscarded(_)) => Err(LogError::Unknown),
-            Err(_) => Err(LogError::NotLeader),
-        };
-        self.tell(&result);
+        match result {
+            Ok(response) => {
+                let index = LogIndex(response.log_id.index);
+                self.acks.applied(index, std::mem::take(&mut self.waiters));
+            }
+            Err(ClientWriteError::LogEntryDiscarded(_)) => self.fail(&LogError::Unknown),
+            Err(_) => self.fail(&LogError::NotLeader),
+        }
     }
 
-    fn tell(&mut self, result: &Result<LogIndex, LogError>) {
+    fn fail(&mut self, error: &LogError) {
         for waiter in self.waiters.drain(..) {
             // Nobody may be waiting any more.
-            let _ = waiter.send(result.clone());
+            let _ = waiter.send(Err(error.clone()));
         }
     }
 }
@@ -184,7 +191,7 @@ impl Drop for Waiting {
     fn drop(&mut self) {
         if !self.waiters.is_empty() {
             let error = self.health.why_stopped();
-            self.tell(&Err(error));
+            self.fail(&error);
         }
     }
 }

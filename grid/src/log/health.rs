@@ -1,5 +1,6 @@
 //! What everybody who shares a log must know: whether it failed, and its counters. Decides nothing.
 
+use super::command::LogIndex;
 use super::error::LogError;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::watch;
@@ -8,6 +9,8 @@ use tokio::sync::watch;
 #[derive(Debug)]
 pub(crate) struct Health {
     failure: watch::Sender<Option<LogError>>,
+    /// Last index applied.
+    pub applied: watch::Sender<LogIndex>,
     pub counters: Counters,
 }
 
@@ -24,7 +27,6 @@ pub(crate) struct Counters {
     pub batch_entries_max: AtomicU64,
     pub snapshots: AtomicU64,
     pub snapshot_bytes: AtomicU64,
-    pub applied: AtomicU64,
     pub applied_at_ms: AtomicU64,
     /// Bytes of log written, and how many of them were written when the last snapshot was taken.
     pub written_bytes: AtomicU64,
@@ -35,6 +37,7 @@ impl Health {
     pub(crate) fn new() -> Health {
         Health {
             failure: watch::Sender::new(None),
+            applied: watch::Sender::default(),
             counters: Counters::default(),
         }
     }

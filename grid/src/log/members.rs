@@ -1,5 +1,6 @@
 //! Who belongs to the log: asks openraft to change that, on the leader. Decides nothing; what the membership should be is decided by the cluster.
 
+use super::command::LogIndex;
 use super::error::LogError;
 use super::{Log, raft::Membership};
 use openraft::async_runtime::WatchReceiver;
@@ -53,6 +54,20 @@ impl Log {
             (*node, reach)
         });
         (metrics.last_log_index.unwrap_or_default(), reach.collect())
+    }
+
+    /// On the leader: how long ago it sent what a majority has last confirmed.
+    pub(crate) fn confirmed(&self) -> Option<Duration> {
+        let metrics = self.inner.raft.metrics();
+        let confirmed = metrics.borrow_watched().last_quorum_acked;
+        confirmed.map(|at| at.elapsed())
+    }
+
+    /// The last entry of this node's log, committed or not.
+    pub(crate) fn end(&self) -> LogIndex {
+        let metrics = self.inner.raft.metrics();
+        let end = metrics.borrow_watched().last_log_index;
+        LogIndex(end.unwrap_or_default())
     }
 
     /// Who belongs to the log, as this node knows.

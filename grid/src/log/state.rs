@@ -70,10 +70,10 @@ impl State {
 
     fn note_applied(&self, index: u64) {
         let counters = &self.health.counters;
-        counters.applied.store(index, Ordering::Relaxed);
         counters
             .applied_at_ms
             .fetch_max(self.at_ms, Ordering::Relaxed);
+        self.health.applied.send_replace(LogIndex(index));
     }
 
     fn apply_entry(&mut self, (entry, responder): EntryResponder<Types>) -> Result<(), LogError> {

@@ -25,6 +25,13 @@ impl Numbers {
         self.applied.lock().clone()
     }
 
+    /// Applies nothing for so long. Blocks.
+    #[allow(dead_code, reason = "not all programs that share this need it")]
+    pub fn stuck_for(&self, long: std::time::Duration) {
+        let _applied = self.applied.lock();
+        std::thread::sleep(long);
+    }
+
     pub fn at_ms(&self) -> u64 {
         self.last.lock().1
     }

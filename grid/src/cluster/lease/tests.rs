@@ -49,6 +49,17 @@ fn who_lacks_much_must_catch_up_first() {
     assert!(!lease.holds(at(100), 5_000 + LEASE_MS));
 }
 
+#[test]
+fn who_is_stuck_does_not_hold_up_the_others_for_ever() {
+    let mut lessor = Lessor::new(0, at(0));
+    lessor.acknowledge(at(5), 1_000);
+    assert!(lessor.grant(2, at(4), 1_000, 1_000).is_some());
+    lessor.acknowledge(at(5), 1_000 + LACKING_MS);
+    let stuck_ms = 1_000 + LACKING_MS;
+    assert_eq!(lessor.grant(2, at(4), stuck_ms, stuck_ms), None);
+    assert!(lessor.grant(2, at(5), stuck_ms, stuck_ms).is_some());
+}
+
 /// Nodes with clocks of their own, a log that grows, leaders that are replaced while they believe to lead, messages that take as long as they like.
 struct Model {
     rng: StdRng,

@@ -1,0 +1,139 @@
+//! A node's leases: asks its leader for one, gives them where it leads, and lets commits be acknowledged. Does; what is right, `lease` decides.
+
+use super::lease::{Grant, LEASE_MS, Lease, Lessor};
+use super::limits::RENEW_PERIOD;
+use crate::log::{Log, LogIndex};
+use parking_lot::Mutex;
+use std::future::Future;
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+/// See the module.
+pub(crate) struct Leases {
+    node: u64,
+    /// Where this node's clock begins. It does not go back, and goes on while the process is stopped.
+    begun: Instant,
+    state: Mutex<State>,
+    /// Somebody reported or asked.
+    changed: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    /// What is held of another node.
+    held: Lease,
+    /// The term that this node leads in, and what it has granted in it.
+    leads: Option<(u64, Lessor)>,
+}
+
+impl Leases {
+    pub(crate) fn new(node: u64) -> Leases {
+        Leases {
+            node,
+            begun: Instant::now(),
+            state: Mutex::default(),
+            changed: Notify::new(),
+        }
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.begun.elapsed().as_millis() as u64
+    }
+
+    /// Whether a read that begins now may be answered from memory.
+    pub(crate) fn may_read(&self, log: &Log) -> bool {
+        let now_ms = self.now_ms();
+        let state = self.state.lock();
+        match &state.leads {
+            // Who leads lacks nothing, as long as nobody else can have been elected.
+            Some(_) => self
+                .confirmed_ms(log, now_ms)
+                .is_some_and(|ms| now_ms < ms + LEASE_MS),
+            None => state.held.holds(log.applied(), now_ms),
+        }
+    }
+
+    /// A node that has applied the log up to there asks.
+    pub(crate) fn grant(&self, log: &Log, node: u64, applied: LogIndex) -> Option<Grant> {
+        let now_ms = self.now_ms();
+        let confirmed_ms = self.confirmed_ms(log, now_ms)?;
+        let mut state = self.state.lock();
+        let (_, lessor) = state.leads.as_mut()?;
+        let grant = lessor.grant(node, applied, confirmed_ms, now_ms);
+        self.changed.notify_one();
+        grant
+    }
+
+    /// When this node sent what a majority last confirmed.
+    fn confirmed_ms(&self, log: &Log, now_ms: u64) -> Option<u64> {
+        if log.members().voters.iter().eq([&self.node]) {
+            return Some(now_ms);
+        }
+        // Rounded away from now.
+        log.confirmed()
+            .map(|ago| now_ms.saturating_sub(ago.as_millis() as u64 + 1))
+    }
+
+    /// Follows who leads, and lets commits be acknowledged. Never ends.
+    pub(crate) async fn acknowledge(&self, log: &Log) {
+        let (mut leadership, mut applied) = (log.leadership(), log.watch_applied());
+        loop {
+            let leads = *leadership.borrow_and_update();
+            let upto = {
+                let now_ms = self.now_ms();
+                let mut state = self.state.lock();
+                state.lead(leads.here.then_some(leads.term), log, now_ms);
+                let applied = *applied.borrow_and_update();
+                let leads = state.leads.as_mut();
+                leads.map(|(_, lessor)| {
+                    (lessor.acknowledge(applied, now_ms), lessor.next_ms(now_ms))
+                })
+            };
+            let (upto, next_ms) = upto.unwrap_or_default();
+            if let Some(upto) = upto {
+                log.acknowledge(upto);
+            }
+            let next = next_ms.map_or(RENEW_PERIOD, |next| {
+                Duration::from_millis(next.saturating_sub(self.now_ms()))
+            });
+            tokio::select! {
+                _ = leadership.changed() => {}
+                _ = applied.changed() => {}
+                () = self.changed.notified() => {}
+                () = tokio::time::sleep(next.min(RENEW_PERIOD)) => {}
+            }
+        }
+    }
+
+    /// Asks for a lease, again and again, and at once when something has been applied: the leader waits for that. Never ends.
+    pub(crate) async fn renew<F>(&self, log: &Log, ask: impl Fn(LogIndex) -> F)
+    where
+        F: Future<Output = Option<(Grant, LogIndex)>>,
+    {
+        let mut applied = log.watch_applied();
+        loop {
+            let upto = *applied.borrow_and_update();
+            let asked_ms = self.now_ms();
+            if !log.leadership().borrow().here
+                && let Some((grant, acknowledged)) = ask(upto).await
+            {
+                self.state.lock().held.granted(grant, asked_ms);
+                log.acknowledge(acknowledged);
+            }
+            tokio::select! {
+                _ = applied.changed() => {}
+                () = tokio::time::sleep(RENEW_PERIOD) => {}
+            }
+        }
+    }
+}
+
+impl State {
+    fn lead(&mut self, term: Option<u64>, log: &Log, now_ms: u64) {
+        let known = self.leads.as_ref().map(|(term, _)| *term);
+        if known != term {
+            self.leads = term.map(|term| (term, Lessor::new(now_ms, log.end())));
+        }
+    }
+}

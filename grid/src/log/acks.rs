@@ -1,0 +1,63 @@
+//! Commands that are committed and applied here, until they may be acknowledged. Decides nothing; where other nodes answer from memory, the cluster's leases say how far.
+
+use super::batcher::Waiter;
+use super::command::LogIndex;
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+
+/// See the module.
+pub(crate) struct Acks(Mutex<Waiting>);
+
+#[derive(Default)]
+struct Waiting {
+    upto: LogIndex,
+    waiters: BTreeMap<LogIndex, Vec<Waiter>>,
+}
+
+impl Acks {
+    /// `at_once`: there is nobody else to wait for.
+    pub(crate) fn new(at_once: bool) -> Acks {
+        let upto = LogIndex(if at_once { u64::MAX } else { 0 });
+        Acks(Mutex::new(Waiting {
+            upto,
+            ..Waiting::default()
+        }))
+    }
+
+    /// An entry has been applied here. Its waiters hear of it now or later.
+    pub(crate) fn applied(&self, index: LogIndex, waiters: Vec<Waiter>) {
+        let mut waiting = self.0.lock();
+        if index > waiting.upto {
+            waiting.waiters.insert(index, waiters);
+            return;
+        }
+        drop(waiting);
+        tell(index, waiters);
+    }
+
+    /// Up to where.
+    pub(crate) fn upto(&self) -> LogIndex {
+        self.0.lock().upto
+    }
+
+    /// Everything up to here may be acknowledged.
+    pub(crate) fn advance(&self, upto: LogIndex) {
+        let mut waiting = self.0.lock();
+        if upto <= waiting.upto {
+            return;
+        }
+        waiting.upto = upto;
+        let later = waiting.waiters.split_off(&LogIndex(upto.0 + 1));
+        let told = std::mem::replace(&mut waiting.waiters, later);
+        drop(waiting);
+        told.into_iter()
+            .for_each(|(index, waiters)| tell(index, waiters));
+    }
+}
+
+fn tell(index: LogIndex, waiters: Vec<Waiter>) {
+    for waiter in waiters {
+        // Nobody may be waiting any more.
+        let _ = waiter.send(Ok(index));
+    }
+}
