@@ -36,13 +36,13 @@ pub enum StoreError {
     /// Ripen's own role may not do what it must.
     #[error("Ripen's role lacks a privilege: {0}")]
     Privilege(String),
-    /// Ripen's own role may not write some groups of a flush; nothing of it is written.
-    #[error("Ripen's role lacks a privilege: {why}")]
-    Denied {
+    /// Some groups of a flush cannot be written for now (a lock of somebody else, a right that Ripen's role lacks); nothing of it is written.
+    #[error("{by}")]
+    HeldUp {
         /// All rows of those groups.
         rows: Vec<RowId>,
         /// What Postgres says about the last of them.
-        why: String,
+        by: Box<StoreError>,
     },
     /// The schema `ripen` is missing, old or newer than this program.
     #[error("{0}")]
@@ -115,9 +115,8 @@ impl StoreError {
             StoreError::PoolTimeout(_) | StoreError::CatalogUnsteady => Class::Resource,
             StoreError::Fenced { .. } => Class::Fenced,
             StoreError::OutOfOrder { .. } | StoreError::UnknownOutcome(_) => Class::Unknown,
-            StoreError::Privilege(_) | StoreError::Denied { .. } | StoreError::Migration(_) => {
-                Class::Rights
-            }
+            StoreError::Privilege(_) | StoreError::Migration(_) => Class::Rights,
+            StoreError::HeldUp { by, .. } => by.class(),
             StoreError::Change { sqlstate, .. } => classify(sqlstate),
             StoreError::Unexpected(_) => Class::Bug,
         }
@@ -131,7 +130,8 @@ impl StoreError {
             StoreError::PoolTimeout(_) => "53300",
             StoreError::Fenced { .. } | StoreError::OutOfOrder { .. } => "40001",
             StoreError::UnknownOutcome(_) => "08007",
-            StoreError::Privilege(_) | StoreError::Denied { .. } => "42501",
+            StoreError::Privilege(_) => "42501",
+            StoreError::HeldUp { by, .. } => by.sqlstate(),
             StoreError::Migration(_) => "55000",
             StoreError::CatalogUnsteady => "55P03",
             StoreError::Change { sqlstate, .. } => sqlstate,

@@ -2,11 +2,13 @@
 //!
 //! ```text
 //! BEGIN, progress, SAVEPOINT │ statements, check │ COMMIT            three round trips when nothing is refused
-//!                            └ refused: ROLLBACK TO, halve, again … until the guilty groups stand alone ─► dead letters
+//!                            ├ refused: ROLLBACK TO, halve, again … until the guilty groups stand alone ─► dead letters
+//!                            └ held up by a lock or a missing right: which groups? ROLLBACK, and without them next time
 //! ```
 
 mod dead;
 mod guard;
+mod locks;
 mod pipeline;
 mod plan;
 mod replay;
@@ -19,15 +21,17 @@ use crate::catalog::Catalog;
 use crate::change::{CommitGroup, FlushSeq, RowId, Shapes};
 use crate::error::{Class, StoreError};
 use crate::failpoint;
+use crate::limits::{HELD_UP_FOUND_MAX, SHORT_LOCK_WAIT};
 use crate::progress::{self, LogKey, signed};
 use crate::store::{Connection, Store};
 use deadpool::managed::Object;
 use futures_util::future::BoxFuture;
 use pipeline::pipeline;
-use ripen_pg::ids::Xid;
+use ripen_pg::ids::{TableOid, Xid};
 use ripen_pg::tuple::Tuple;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
+use std::time::Duration;
 use tokio_postgres::error::Severity;
 use tokio_postgres::{Error, Row};
 use write::Write;
@@ -92,7 +96,8 @@ impl Store {
         failpoint::reach_on("flush-before-begin", transaction.client()).await?;
         let rows = batch.groups.iter().flat_map(|group| &group.rows);
         let tell = tables::reach_further(catalog, rows);
-        let xid = begin(transaction.client(), batch, tell).await?;
+        let wait = self.flush_lock_wait();
+        let xid = begin(transaction.client(), batch, tell, wait).await?;
         failpoint::reach_on("flush-begun", transaction.client()).await?;
         let written = Written {
             catalog,
@@ -106,7 +111,8 @@ impl Store {
             },
             batch,
             dead: Vec::new(),
-            denied: Vec::new(),
+            held_up: Vec::new(),
+            hurries: false,
             already_gone: 0,
         };
         run.apply_all().await?;
@@ -159,7 +165,7 @@ enum Answer {
 
 type Command<'a> = BoxFuture<'a, Result<Answer, Error>>;
 
-fn simple<'a>(client: &'a Connection, sql: &'static str) -> Command<'a> {
+fn simple<'a>(client: &'a Connection, sql: &'a str) -> Command<'a> {
     Box::pin(async move { client.batch_execute(sql).await.map(|()| Answer::Done) })
 }
 
@@ -169,11 +175,22 @@ const SAVEPOINT: &str = "SET CONSTRAINTS ALL DEFERRED; SAVEPOINT ripen";
 const PROGRESS: &str = "UPDATE ripen.progress SET applied = $1::bigint, epoch = $2::bigint, at = now() \
      WHERE log = $3 AND identity = $4 AND epoch <= $2::bigint AND applied = $1::bigint - 1 RETURNING pg_current_xact_id()::text";
 
+/// Outlives roll backs to a savepoint that is made after it.
+fn lock_timeout(wait: Duration) -> String {
+    format!("SET LOCAL lock_timeout = {}", wait.as_millis())
+}
+
 /// Tells the stream that this flush may change more than it carries.
 const TELL: &str = "SELECT pg_logical_emit_message(true, 'ripen.tell', '')";
 
 /// Opens the transaction, moves the progress row on and thereby keeps every other flush of the log out until the end.
-async fn begin(client: &Connection, batch: &FlushBatch, tell: bool) -> Result<Xid, StoreError> {
+async fn begin(
+    client: &Connection,
+    batch: &FlushBatch,
+    tell: bool,
+    lock_wait: Duration,
+) -> Result<Xid, StoreError> {
+    let lock_timeout = lock_timeout(lock_wait);
     let statement = client.prepare_cached(PROGRESS).await?;
     let (seq, epoch) = (signed(batch.seq.0), signed(batch.epoch));
     let (statement, log, identity) = (&statement, batch.log.number, batch.log.identity.stored());
@@ -189,6 +206,7 @@ async fn begin(client: &Connection, batch: &FlushBatch, tell: bool) -> Result<Xi
     if tell {
         commands.push(simple(client, TELL));
     }
+    commands.push(simple(client, &lock_timeout));
     commands.push(simple(client, SAVEPOINT));
     let answers = pipeline(commands).await?;
     let Some(Answer::Rows(rows)) = answers.get(1) else {
@@ -239,8 +257,10 @@ struct Run<'a> {
     write: Write<'a>,
     batch: &'a FlushBatch,
     dead: Vec<DeadGroup>,
-    /// Groups for which Ripen's role lacks a right.
-    denied: Vec<(usize, String)>,
+    /// Groups that cannot be written for now, and why.
+    held_up: Vec<(usize, StoreError)>,
+    /// A lock was waited for in vain: no statement waits that long any more.
+    hurries: bool,
     already_gone: u64,
 }
 
@@ -248,7 +268,12 @@ impl Run<'_> {
     /// All groups, halving what is refused until the guilty ones stand alone. What remains is tried in the original order, so a group whose predecessor is
     /// dead is judged without it.
     async fn apply_all(&mut self) -> Result<(), StoreError> {
-        let beaten = guard::beaten(self).await?;
+        let beaten = match guard::beaten(self).await {
+            Err(error) if is_locked(&error) => {
+                return Err(self.look_for_locks(error).await?);
+            }
+            other => other?,
+        };
         beaten
             .iter()
             .for_each(|(group, error)| self.bury(*group, error));
@@ -262,12 +287,20 @@ impl Run<'_> {
                         self.keep().await?;
                     }
                 }
-                Err(error) if !self.blames(&error) && !is_denied(&error) => return Err(error),
+                Err(error) if is_locked(&error) && !self.hurries => {
+                    self.look_for_locks(error).await?;
+                    // It was another lock than those of rows and tables (a key that somebody inserts, a row referred to), or has ended.
+                    open.push(range);
+                }
+                Err(error) if !self.blames(&error) && !holds_up(&error) => return Err(error),
                 Err(error) => {
                     self.roll_back().await?;
                     failpoint::reach_on("flush-bisecting", self.client).await?;
-                    if range.len() == 1 && is_denied(&error) {
-                        self.denied.push((range.start, error.to_string()));
+                    if range.len() == 1 && holds_up(&error) {
+                        self.held_up.push((range.start, error));
+                        if self.held_up.len() == HELD_UP_FOUND_MAX {
+                            break;
+                        }
                     } else if range.len() == 1 {
                         self.bury(range.start, &error);
                     } else {
@@ -278,10 +311,8 @@ impl Run<'_> {
                 }
             }
         }
-        if let Some((_, why)) = self.denied.last() {
-            let why = why.clone();
-            let groups = self.denied.iter().map(|(group, _)| *group);
-            return Err(self.refuse(groups.collect(), why));
+        if let Some(held_up) = self.all_held_up() {
+            return Err(held_up);
         }
         failpoint::reach_on("flush-written", self.client).await?;
         dead::write(self.client, self.write.written, self.batch, &self.dead).await?;
@@ -291,12 +322,46 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn refuse(&self, groups: Vec<usize>, why: String) -> StoreError {
-        let rows = groups
-            .into_iter()
-            .flat_map(|at| &self.batch.groups[at].rows);
+    /// Once many groups were found, those that share a table with them count as well: to find each would take as long as what holds them up.
+    fn all_held_up(&mut self) -> Option<StoreError> {
+        let found = std::mem::take(&mut self.held_up);
+        let many = found.len() == HELD_UP_FOUND_MAX;
+        let groups = found.iter().map(|(at, _)| &self.batch.groups[*at]);
+        let rows = groups.flat_map(|group| group.rows.iter().map(|change| &change.row));
+        let rows: HashSet<&RowId> = rows.collect();
+        let tables: HashSet<TableOid> = rows.iter().map(|row| row.table).collect();
+        let groups = self.groups_with(|row| match many {
+            true => tables.contains(&row.table),
+            false => rows.contains(row),
+        });
+        let (_, error) = found.into_iter().next_back()?;
+        Some(self.hold_up(groups, error))
+    }
+
+    fn groups_with(&self, wanted: impl Fn(&RowId) -> bool) -> Vec<&CommitGroup> {
+        let groups = self.batch.groups.iter();
+        let wanted = |group: &&CommitGroup| group.rows.iter().any(|change| wanted(&change.row));
+        groups.filter(wanted).collect()
+    }
+
+    fn hold_up(&self, groups: Vec<&CommitGroup>, by: StoreError) -> StoreError {
+        let rows = groups.into_iter().flat_map(|group| &group.rows);
         let rows = rows.map(|change| change.row.clone()).collect();
-        StoreError::Denied { rows, why }
+        let by = Box::new(by);
+        StoreError::HeldUp { rows, by }
+    }
+
+    /// After a lock was waited for in vain. Fails with what is locked; else nothing is found, and from now on no statement waits long.
+    async fn look_for_locks(&mut self, error: StoreError) -> Result<StoreError, StoreError> {
+        self.roll_back().await?;
+        self.hurries = true;
+        self.keep_and(&lock_timeout(SHORT_LOCK_WAIT)).await?;
+        let locked = locks::find(self).await?;
+        let groups = self.groups_with(|row| locked.has(row));
+        if groups.is_empty() {
+            return Ok(error);
+        }
+        Err(self.hold_up(groups, error))
     }
 
     fn blames(&self, error: &StoreError) -> bool {
@@ -305,8 +370,13 @@ impl Run<'_> {
 
     /// Makes what was done so far safe from later roll backs to the savepoint.
     async fn keep(&self) -> Result<(), StoreError> {
+        self.keep_and("").await
+    }
+
+    async fn keep_and(&self, set: &str) -> Result<(), StoreError> {
         let next = [
             simple(self.client, "RELEASE SAVEPOINT ripen"),
+            simple(self.client, set),
             simple(self.client, SAVEPOINT),
         ];
         pipeline(next.into()).await?;
@@ -335,6 +405,16 @@ impl Run<'_> {
             message,
         });
     }
+}
+
+/// Whether it may be otherwise in a while, without anybody's fault.
+fn holds_up(error: &StoreError) -> bool {
+    is_denied(error) || is_locked(error)
+}
+
+/// Whether somebody else's lock was waited for in vain.
+fn is_locked(error: &StoreError) -> bool {
+    matches!(error, StoreError::Postgres(_)) && error.sqlstate() == "55P03"
 }
 
 /// Whether Ripen's role lacks a right on something that the statement names.

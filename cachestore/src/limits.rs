@@ -19,6 +19,16 @@ pub const POOL_WAIT: Duration = Duration::from_secs(30);
 /// Prepared statements kept per connection. Past it the connection's cache is emptied: masks of assigned columns could grow without end.
 pub const STATEMENTS_MAX: usize = 500;
 
+/// How long a statement of a flush waits for somebody else's lock: as long as Postgres takes to find a deadlock (`deadlock_timeout`), since all of the flush waits with it.
+/// Reached: what is locked is looked for and left out for a while.
+pub const FLUSH_LOCK_WAIT: Duration = Duration::from_secs(1);
+
+/// The same while that is looked for, many statements one after another.
+pub const SHORT_LOCK_WAIT: Duration = Duration::from_millis(10);
+
+/// Groups of a flush found one by one that something holds up, each in some fourteen steps. Reached: all groups that share a table with them count as held up.
+pub const HELD_UP_FOUND_MAX: usize = 16;
+
 /// Values in the arrays of one statement, counted in rows. More rows make a second statement: keeps the messages to some megabytes.
 pub const STATEMENT_ROWS: usize = 10_000;
 

@@ -10,6 +10,7 @@ use ripen_pg::ids::{Lsn, Snapshot, TypeOid};
 use ripen_pg::key::Key;
 use ripen_pg::tuple::{Datum, Tuple};
 use ripen_pg::value;
+use std::collections::HashSet;
 use tokio_postgres::{Row, Statement};
 
 /// What one load statement saw.
@@ -56,18 +57,37 @@ pub(crate) async fn lock_rows(
     keys: &[Key],
 ) -> Result<Vec<(Key, Tuple)>, StoreError> {
     let query = Query::new(catalog, relation, keys)?;
-    let statement = client.prepare_cached(&query.locking).await?;
-    query.check(&statement)?;
-    let rows = client.query(&statement, &dynamic(&query.params)).await?;
-    rows.iter().map(|row| query.row(row)).collect()
+    // Lets others refer to the rows by foreign keys.
+    query.now(client, "FOR NO KEY UPDATE OF t").await
+}
+
+/// Which rows of these exist and are locked by others against `lock` (`FOR UPDATE` or `FOR NO KEY UPDATE`). Locks the others until the caller's transaction, or its
+/// savepoint, is rolled back. Keys as for [`Store::load_rows`].
+pub(crate) async fn locked_rows(
+    client: &Connection,
+    catalog: &Catalog,
+    relation: &Relation,
+    keys: &[Key],
+    lock: &str,
+) -> Result<Vec<Key>, StoreError> {
+    let mut query = Query::new(catalog, relation, keys)?;
+    let key = &relation.primary_key;
+    query
+        .selected
+        .retain(|(column, _)| key.contains(&column.position));
+    let there = query.now(client, "").await?;
+    let free = query
+        .now(client, &format!("{lock} OF t SKIP LOCKED"))
+        .await?;
+    let free: HashSet<Key> = free.into_iter().map(|(key, _)| key).collect();
+    let there = there.into_iter().map(|(key, _)| key);
+    Ok(there.filter(|key| !free.contains(key)).collect())
 }
 
 /// One load statement, and how to read its answer.
 struct Query<'a> {
     relation: &'a Relation,
-    sql: String,
-    /// The same rows without a snapshot, locked.
-    locking: String,
+    condition: String,
     params: Vec<RawParam>,
     /// What is selected after the snapshot: the column and the type it comes as.
     selected: Vec<(&'a Column, TypeOid)>,
@@ -91,8 +111,7 @@ impl<'a> Query<'a> {
             .collect();
         Ok(Query {
             relation,
-            sql: select(relation, &selected, &condition),
-            locking: locking(relation, &selected, &condition),
+            condition,
             params,
             selected,
             key_types,
@@ -100,7 +119,8 @@ impl<'a> Query<'a> {
     }
 
     async fn run(&self, client: &Connection) -> Result<Loaded, StoreError> {
-        let statement = client.prepare_cached(&self.sql).await?;
+        let sql = select(self.relation, &self.selected, &self.condition);
+        let statement = client.prepare_cached(&sql).await?;
         self.check(&statement)?;
         let rows = client.query(&statement, &dynamic(&self.params)).await?;
         let (mut moment, mut found) = (None, Vec::with_capacity(rows.len()));
@@ -116,6 +136,15 @@ impl<'a> Query<'a> {
             wal,
             rows: found,
         })
+    }
+
+    /// The same rows without a snapshot, in the caller's transaction, with a locking clause.
+    async fn now(&self, client: &Connection, lock: &str) -> Result<Vec<(Key, Tuple)>, StoreError> {
+        let sql = now(self.relation, &self.selected, &self.condition, lock);
+        let statement = client.prepare_cached(&sql).await?;
+        self.check(&statement)?;
+        let rows = client.query(&statement, &dynamic(&self.params)).await?;
+        rows.iter().map(|row| self.row(row)).collect()
     }
 
     /// The columns must have the types that the catalog says, or their bytes would be taken for something else.
@@ -179,13 +208,17 @@ fn select(relation: &Relation, selected: &[(&Column, TypeOid)], condition: &str)
     )
 }
 
-/// `FOR NO KEY UPDATE` lets others refer to the rows by foreign keys.
-fn locking(relation: &Relation, selected: &[(&Column, TypeOid)], condition: &str) -> String {
+fn now(
+    relation: &Relation,
+    selected: &[(&Column, TypeOid)],
+    condition: &str,
+    lock: &str,
+) -> String {
     let columns = selected
         .iter()
         .map(|(column, _)| format!(", t.{}", quoted(&column.name)));
     format!(
-        "SELECT NULL{} FROM {} AS t {condition} FOR NO KEY UPDATE OF t",
+        "SELECT NULL{} FROM {} AS t {condition} {lock}",
         columns.collect::<String>(),
         qualified(relation),
     )

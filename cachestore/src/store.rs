@@ -2,7 +2,7 @@
 
 use crate::dial::dial;
 use crate::error::{Class, StoreError};
-use crate::limits::{POOL_CONNECTIONS, POOL_WAIT, STATEMENTS_MAX};
+use crate::limits::{FLUSH_LOCK_WAIT, POOL_CONNECTIONS, POOL_WAIT, STATEMENTS_MAX};
 use crate::upstream::Upstream;
 use deadpool::managed::{Manager, Metrics, Object, Pool, PoolError, RecycleError, RecycleResult};
 use deadpool_postgres::ClientWrapper;
@@ -17,7 +17,7 @@ use tokio_postgres::NoTls;
 pub struct StoreSettings {
     /// Most connections at once.
     pub connections: usize,
-    /// `lock_timeout`: how long a flush waits for somebody else's row lock before it gives up (and is retried).
+    /// `lock_timeout`. The statements of a flush wait no longer than [`FLUSH_LOCK_WAIT`] either.
     pub lock_timeout: Duration,
     /// `statement_timeout`.
     pub statement_timeout: Duration,
@@ -93,6 +93,11 @@ impl Store {
             client.statement_cache.clear();
         }
         Ok(client)
+    }
+
+    /// How long a statement of a flush waits for somebody else's lock.
+    pub(crate) fn flush_lock_wait(&self) -> Duration {
+        self.settings.lock_timeout.min(FLUSH_LOCK_WAIT)
     }
 
     /// Whether the server could be reached when it was last needed.

@@ -23,9 +23,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-mod denied;
+mod held_up;
 
-pub use denied::Denied;
+pub use held_up::HeldUp;
 
 /// Somebody waits until what is pending in the scope at this moment is in Postgres. A dropped sender means that it will not happen.
 pub struct FlushRequest {
@@ -99,7 +99,7 @@ pub struct Flusher {
     /// What it has done.
     pub stats: Arc<FlushStats>,
     /// What it leaves out for a while.
-    pub denied: Denied,
+    pub held_up: HeldUp,
 }
 
 /// Why the flusher's task ended by itself.
@@ -152,7 +152,7 @@ impl Flusher {
             self.flush_scope(epoch, scope, cutoff_ms, &stop).await?;
             if !stop.is_cancelled() {
                 for request in waiting {
-                    self.denied.answer(request);
+                    self.held_up.answer(request);
                 }
             }
         }
@@ -230,7 +230,7 @@ impl Flusher {
     /// Waits for the next reason to flush.
     async fn next(&mut self) -> Option<(FlushScope, u64, Vec<FlushRequest>)> {
         loop {
-            let mut again = self.denied.try_again(Instant::now());
+            let mut again = self.held_up.try_again(Instant::now());
             if !again.is_empty() {
                 again.extend(self.asked());
                 let now = self.schedule.clock_ms();
@@ -239,7 +239,7 @@ impl Flusher {
             }
             let ripe = self.schedule.ask(|ripening| {
                 let delay_ms = |table| (self.pace)(table).write_delay_ms;
-                ripening.ripe_at(delay_ms, |row| self.denied.has(row))
+                ripening.ripe_at(delay_ms, |row| self.held_up.has(row))
             });
             let (wall, log) = ((self.clock)(), self.schedule.clock_ms());
             let now = self.time.now_ms(wall, log, Instant::now());
@@ -336,14 +336,14 @@ impl Flusher {
 
     /// The scope without what is left out for a while.
     fn allowed(&self, scope: &FlushScope, cutoff_ms: u64) -> FlushScope {
-        if self.denied.is_empty() {
+        if self.held_up.is_empty() {
             return scope.clone();
         }
         let scope = crate::machine::scope(scope.clone());
-        let denied = |row: &RowId| self.denied.has(row);
+        let held_up = |row: &RowId| self.held_up.has(row);
         FlushScope::Rows(
             self.schedule.ask(|ripening| {
-                ripening.due(&scope, cutoff_ms, denied, limits::FLUSH_ROWS_NAMED_MAX)
+                ripening.due(&scope, cutoff_ms, held_up, limits::FLUSH_ROWS_NAMED_MAX)
             }),
         )
     }
@@ -384,6 +384,7 @@ impl Flusher {
             match flushed {
                 Ok(outcome) => {
                     backoff.step = 0;
+                    self.held_up.written();
                     end = Some(self.committed(open.seq, outcome));
                 }
                 Err(error) if error.class() == Class::Unknown => {
@@ -404,14 +405,10 @@ impl Flusher {
                         }
                     }
                 }
-                Err(StoreError::Denied { rows, why }) => {
+                Err(StoreError::HeldUp { rows, by }) => {
                     self.stats.failures.fetch_add(1, Ordering::Relaxed);
-                    tracing::error!(
-                        rows = rows.len(),
-                        why,
-                        "Ripen's role lacks a right: these rows wait until it is granted, the others go on"
-                    );
-                    self.denied.add(rows, Instant::now());
+                    complain_of_hold_up(rows.len(), &by);
+                    self.held_up.add(rows, Instant::now());
                     end = Some(given_back(open));
                 }
                 Err(error) => {
@@ -543,6 +540,22 @@ impl Flusher {
         tracing::warn!(%error, wait_ms = wait.as_millis() as u64, "{what}");
         tokio::time::sleep(wait).await;
         Ok(())
+    }
+}
+
+/// Only the lack of a right needs a human.
+fn complain_of_hold_up(rows: usize, by: &StoreError) {
+    match by.class() {
+        Class::Lock => tracing::warn!(
+            rows,
+            %by,
+            "somebody else has locked rows in Postgres: what is pending there waits, the rest goes on"
+        ),
+        _ => tracing::error!(
+            rows,
+            %by,
+            "Ripen's role lacks a right: these rows wait until it is granted, the others go on"
+        ),
     }
 }
 

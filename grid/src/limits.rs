@@ -92,5 +92,8 @@ pub const CATALOG_POLL: Duration = Duration::from_millis(20);
 /// Bytes of one transaction's rows, as they are and as they were. A larger one is passed through: one command of the log is half as large again at most.
 pub const GROUP_BYTES_MAX: usize = 512 << 20;
 
-/// How long rows that Ripen's role may not write are left out of flushes: how late a GRANT is noticed.
-pub const DENIED_PAUSE: Duration = Duration::from_secs(2);
+/// How long rows that cannot be written for now are left out of flushes at first; doubles up to [`HELD_UP_PAUSE_MAX`].
+pub const HELD_UP_PAUSE_MIN: Duration = Duration::from_secs(1);
+
+/// Longest such pause: how late a GRANT or the end of a lock is noticed. Each try for a lock costs everybody `FLUSH_LOCK_WAIT`.
+pub const HELD_UP_PAUSE_MAX: Duration = Duration::from_secs(8);

@@ -113,7 +113,7 @@ impl Node {
             time: QueueClock::default(),
             chance: parts.chance,
             stats: flush_stats.clone(),
-            denied: Default::default(),
+            held_up: Default::default(),
         };
         let grid = Grid {
             rows,

@@ -5,7 +5,7 @@
 use super::written::Written;
 use super::{Run, is_denied};
 use crate::catalog::{Column, Relation};
-use crate::change::{CommitGroup, RowId};
+use crate::change::RowId;
 use crate::error::StoreError;
 use crate::limits::LOAD_KEYS;
 use crate::load::lock_rows;
@@ -85,11 +85,7 @@ async fn lock_all(run: &Run<'_>) -> Result<Looked, StoreError> {
                 looked.refused.insert(table, (sqlstate, error.to_string()));
             }
             Err(error) if is_denied(&error) => {
-                let groups = run.batch.groups.iter().enumerate();
-                let changes =
-                    |group: &CommitGroup| group.rows.iter().any(|change| change.row.table == table);
-                let groups = groups.filter(|(_, group)| changes(group)).map(|(at, _)| at);
-                return Err(run.refuse(groups.collect(), error.to_string()));
+                return Err(run.hold_up(run.groups_with(|row| row.table == table), error));
             }
             Err(error) => return Err(error),
         }

@@ -201,6 +201,44 @@ async fn locks_held_by_others_are_waited_for_and_then_retried() {
 }
 
 #[tokio::test]
+async fn groups_behind_a_lock_are_named_whole_and_no_others() {
+    let schema = format!(
+        "{T}; CREATE TABLE c (id int PRIMARY KEY, t int REFERENCES t DEFERRABLE); INSERT INTO t VALUES (1, 'a', 1), (2, 'b', 1), (3, 'c', 1)"
+    );
+    let bench = Bench::new(&schema).await;
+    let other = connect("postgres", &bench.database.name).await;
+    let update = |id| bench.update("t", &row(id, "new", 1), &[1]);
+    let groups = vec![
+        vec![update(1), bench.insert("t", &row(9, "x", 1))],
+        vec![update(2)],
+        vec![bench.insert("c", &[int(1), int(3)])],
+        vec![bench.insert("c", &[int(2), int(2)])],
+        vec![bench.insert("t", &row(7, "x", 1))],
+    ];
+    let batch = bench.batch(groups.clone());
+    let cases: [(&str, &[usize]); 4] = [
+        ("SELECT FROM t WHERE id = 1 FOR UPDATE", &[0]),
+        ("SELECT FROM t WHERE id = 3 FOR UPDATE", &[2]),
+        ("INSERT INTO t VALUES (7)", &[4]),
+        ("LOCK TABLE c", &[2, 3]),
+    ];
+    for (lock, behind) in cases {
+        other.batch_execute("BEGIN").await.unwrap();
+        other.batch_execute(lock).await.unwrap();
+        let flushed = bench.store().flush(&bench.catalog, &batch, |_| {}).await;
+        let Err(StoreError::HeldUp { rows, by }) = flushed else {
+            panic!("{lock}: {flushed:?}");
+        };
+        let groups = behind.iter().flat_map(|at| &groups[*at]);
+        let expected: Vec<_> = groups.map(|change| change.row.clone()).collect();
+        assert_eq!((rows, by.class()), (expected, Class::Lock), "{lock}");
+        other.batch_execute("ROLLBACK").await.unwrap();
+    }
+    let flushed = bench.store().flush(&bench.catalog, &batch, |_| {}).await;
+    assert!(flushed.unwrap().dead.is_empty());
+}
+
+#[tokio::test]
 async fn a_missing_right_blames_no_change() {
     let bench = Bench::new(&format!("{T}; CREATE ROLE flush_weak LOGIN; GRANT USAGE ON SCHEMA ripen TO flush_weak; GRANT ALL ON ALL TABLES IN SCHEMA ripen TO flush_weak; GRANT SELECT ON t TO flush_weak")).await;
     let store = Store::new(crate::server::upstream("flush_weak", &bench.database.name));

@@ -1,25 +1,39 @@
-//! Rows that Postgres refused because Ripen's role lacks a right, and who waits for them. They stay pending, since a GRANT heals it, and are left out of flushes for a
-//! while, so that nobody else waits behind them. Decides only; a restart forgets it and learns it again.
+//! Rows that cannot be written for now (somebody else's lock, a right that Ripen's role lacks), and who waits for them. They stay pending and are left out of flushes
+//! for a while, so that nobody else waits behind them. Decides only; a restart forgets it and learns it again.
 
 use super::FlushRequest;
 use crate::change::RowId;
-use crate::limits::DENIED_PAUSE;
+use crate::limits::{HELD_UP_PAUSE_MAX, HELD_UP_PAUSE_MIN};
 use std::collections::HashSet;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// See the module.
 #[derive(Default)]
-pub struct Denied {
+pub struct HeldUp {
     rows: HashSet<RowId>,
     until: Option<Instant>,
+    /// The last pause. `None`: what was left out last has been written since.
+    pause: Option<Duration>,
     waiting: Vec<FlushRequest>,
 }
 
-impl Denied {
-    /// Whole groups were refused.
+impl HeldUp {
+    /// Whole groups were held up. Each try in vain doubles the pause.
     pub fn add(&mut self, rows: Vec<RowId>, now: Instant) {
         self.rows.extend(rows);
-        self.until.get_or_insert(now + DENIED_PAUSE);
+        if self.until.is_none() {
+            let doubled = self.pause.map_or(HELD_UP_PAUSE_MIN, |pause| pause * 2);
+            let pause = doubled.min(HELD_UP_PAUSE_MAX);
+            self.pause = Some(pause);
+            self.until = Some(now + pause);
+        }
+    }
+
+    /// A flush was written.
+    pub fn written(&mut self) {
+        if self.is_empty() {
+            self.pause = None;
+        }
     }
 
     /// Whether nothing is left out.
@@ -71,14 +85,14 @@ mod tests {
     }
 
     #[test]
-    fn only_who_asked_for_denied_rows_waits_for_the_next_try() {
+    fn only_who_asked_for_rows_left_out_waits_for_the_next_try() {
         let now = Instant::now();
-        let mut denied = Denied::default();
-        denied.add(vec![row(1)], now);
+        let mut held_up = HeldUp::default();
+        held_up.add(vec![row(1)], now);
         let mut heard = Vec::new();
         for key in [1, 2, 1] {
             let (done, hears) = oneshot::channel();
-            denied.answer(FlushRequest {
+            held_up.answer(FlushRequest {
                 scope: Scope::rows(vec![row(key)]),
                 cutoff_ms: 0,
                 done,
@@ -87,8 +101,29 @@ mod tests {
         }
         assert!(heard[0].try_recv().is_err() && heard[1].try_recv().is_ok());
         drop(heard.pop());
-        assert!(denied.try_again(now).is_empty() && denied.has(&row(1)));
-        assert_eq!(denied.try_again(now + DENIED_PAUSE).len(), 1);
-        assert!(denied.is_empty());
+        assert!(held_up.try_again(now).is_empty() && held_up.has(&row(1)));
+        assert_eq!(held_up.try_again(now + HELD_UP_PAUSE_MIN).len(), 1);
+        assert!(held_up.is_empty());
+    }
+
+    #[test]
+    fn each_try_in_vain_doubles_the_pause_until_one_succeeds() {
+        let mut now = Instant::now();
+        let mut held_up = HeldUp::default();
+        let mut pause = |held_up: &mut HeldUp| {
+            held_up.add(vec![row(1)], now);
+            held_up.written();
+            let begun = now;
+            while !held_up.is_empty() {
+                now += HELD_UP_PAUSE_MIN;
+                held_up.try_again(now);
+            }
+            now - begun
+        };
+        assert_eq!(pause(&mut held_up), HELD_UP_PAUSE_MIN);
+        assert_eq!(pause(&mut held_up), HELD_UP_PAUSE_MIN * 2);
+        assert!((0..9).all(|_| pause(&mut held_up) <= HELD_UP_PAUSE_MAX));
+        held_up.written();
+        assert_eq!(pause(&mut held_up), HELD_UP_PAUSE_MIN);
     }
 }
