@@ -38,6 +38,8 @@ pub(crate) struct Writer {
     purged: Option<Id>,
     /// The segment may lack the state that each must begin with: a crash can leave its header alone.
     lacks_state: bool,
+    /// Why nothing is written any more.
+    failed: Option<LogError>,
 }
 
 impl Writer {
@@ -72,20 +74,28 @@ impl Writer {
             vote,
             purged,
             lacks_state: true,
+            failed: None,
         }
     }
 
-    /// A panic here would leave everybody waiting for ever.
+    /// A panic here would leave everybody waiting for ever. After a failure nothing is attempted any more: a second sync would succeed without having kept
+    /// what the first one lost.
     pub(crate) fn attempt(
         &mut self,
         act: impl FnOnce(&mut Writer) -> Result<(), LogError>,
     ) -> Result<(), LogError> {
+        if let Some(error) = &self.failed {
+            return Err(error.clone());
+        }
         let result = catch_unwind(AssertUnwindSafe(|| act(self))).unwrap_or_else(|_| {
             Err(LogError::Consensus {
                 detail: "the log's writer panicked".to_owned(),
             })
         });
-        result.map_err(|error| self.health.fail(error))
+        result.map_err(|error| {
+            let error = self.health.fail(error);
+            self.failed.insert(error).clone()
+        })
     }
 
     /// The last thing that is done.

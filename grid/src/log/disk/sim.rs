@@ -42,7 +42,7 @@ struct SimFile {
 pub struct Faults {
     /// This many operations (writes, syncs, name changes) still happen; then the machine is dead until [`SimDisk::crash`].
     pub operations_left: Option<u64>,
-    /// This many syncs still succeed; the next one fails and forgets what it should have kept, as Linux does.
+    /// This many syncs still succeed; the next one fails and forgets what it should have kept, and those after it succeed, as on Linux.
     pub syncs_left: Option<u64>,
     /// Bytes all files together may have.
     pub capacity: Option<u64>,
@@ -181,7 +181,10 @@ impl State {
 
     fn take_sync(&mut self) -> bool {
         match &mut self.faults.syncs_left {
-            Some(0) => false,
+            Some(0) => {
+                self.faults.syncs_left = None;
+                false
+            }
             Some(left) => {
                 *left -= 1;
                 true
