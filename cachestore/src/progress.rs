@@ -134,7 +134,8 @@ impl Store {
     }
 }
 
-/// Locks the rows of all logs of the number, and ends the turn of the others. Answers who of them had it.
+/// Locks the rows of all logs of the number, and ends the turn of the others. Answers who of them had it. Who has drawn the same epoch has it for good:
+/// it would not fence them off.
 async fn fence_others(
     transaction: &Transaction<'_>,
     taker: Taker<'_>,
@@ -147,11 +148,13 @@ async fn fence_others(
     let sql = "SELECT epoch, holder, identity FROM ripen.progress WHERE log = $1 ORDER BY identity FOR UPDATE";
     let mut other = None;
     for row in transaction.query(sql, &[&number]).await? {
-        if row.try_get::<_, i64>(0)? > epoch {
+        let (theirs, holder): (i64, Option<String>) = (row.try_get(0)?, row.try_get(1)?);
+        let another = row.try_get::<_, i64>(2)? != identity;
+        if theirs > epoch || (another && theirs == epoch && holder.is_some()) {
             return Err(fenced(transaction, number).await?);
         }
-        if row.try_get::<_, i64>(2)? != identity {
-            other = row.try_get::<_, Option<String>>(1)?.or(other);
+        if another {
+            other = holder.or(other);
         }
     }
     let sql =

@@ -89,6 +89,28 @@ async fn each_log_counts_its_own_flushes_and_fences_the_others() {
 }
 
 #[tokio::test]
+async fn of_two_logs_that_draw_the_same_epoch_only_one_leads() {
+    let mut bench = Bench::new(T).await;
+    let store = bench.store().clone();
+    let epoch = store.newest_epoch(0).await.unwrap() + 1;
+    store.take_over(another(epoch)).await.unwrap();
+    let error = store.take_over(taker(epoch)).await.unwrap_err();
+    assert!(
+        matches!(&error, StoreError::Fenced { by } if by == "another"),
+        "{error}"
+    );
+    store.take_over(another(epoch)).await.unwrap();
+    let mut batch = bench.batch(vec![vec![bench.insert("t", &[int(1)])]]);
+    (batch.log, batch.epoch, batch.seq) = (another(epoch).log, epoch, FlushSeq(1));
+    store.flush(&bench.catalog, &batch, |_| {}).await.unwrap();
+    let late = vec![vec![bench.insert("t", &[int(2)])]];
+    assert_eq!(
+        bench.try_flush(late).await.unwrap_err().class(),
+        Class::Fenced
+    );
+}
+
+#[tokio::test]
 async fn who_never_flushed_leaves_the_nameless_count_to_its_log() {
     let bench = Bench::new(T).await;
     let nameless = "DELETE FROM ripen.progress; INSERT INTO ripen.progress (log, identity, epoch, applied) VALUES (0, 0, 4, 7)";

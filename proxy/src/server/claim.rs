@@ -8,6 +8,7 @@
 
 use crate::limits::{CLAIM_PERIOD, CLAIM_WAIT};
 use ripen_cachestore::claim::{Claim, Claimant};
+use ripen_cachestore::progress::Owner;
 use ripen_cachestore::{Store, StoreError};
 use ripen_grid::grid::Grid;
 use std::fs;
@@ -68,9 +69,14 @@ impl Holder {
         format!("{}, pid {}", self.place, self.pid)
     }
 
-    /// Whether somebody leads who came after this process. `led`: whether it had taken over before the owner was asked for.
-    fn superseded(&self, led: bool, owner: Option<&str>) -> bool {
-        led && owner.is_some_and(|owner| owner != self.words())
+    /// Whether somebody leads who came after this process. `led`: whether it had taken over before the owner was asked for; `own`: in which epoch, as seen here.
+    /// An owner of before is what a Postgres says that goes on from an earlier past: the next flush takes over again.
+    fn superseded(&self, led: bool, own: &mut Option<u64>, owner: &Owner) -> bool {
+        if owner.holder == self.words() {
+            *own = Some(owner.epoch);
+            return false;
+        }
+        led && own.is_none_or(|own| owner.epoch >= own)
     }
 
     /// Whether the other must be believed to live. What is told of is the process that led last, not for certain the one that holds the lock.
@@ -109,10 +115,10 @@ impl Claiming {
     }
 
     async fn keep(&self) -> Result<(), ClaimError> {
-        let mut refused_since = None;
+        let (mut refused_since, mut own) = (None, None);
         loop {
             let lost = match self.store.claim(self.log_number).await {
-                Ok(claim) => self.hold(&claim, &mut refused_since).await?,
+                Ok(claim) => self.hold(&claim, &mut refused_since, &mut own).await?,
                 Err(error) => error,
             };
             tracing::debug!(error = %lost, "the claim on the database is to be made anew");
@@ -125,6 +131,7 @@ impl Claiming {
         &self,
         claim: &Claim,
         refused_since: &mut Option<Instant>,
+        own: &mut Option<u64>,
     ) -> Result<StoreError, ClaimError> {
         let mut taken = false;
         loop {
@@ -143,12 +150,12 @@ impl Claiming {
                 let _ = self.claimed.send(true);
             }
             let led = self.leads.settled();
-            let owner = match claim.owner().await {
-                Ok(owner) => owner.map(|owner| owner.holder),
+            match claim.owner().await {
+                Ok(Some(owner)) if self.holder.superseded(led, own, &owner) => {
+                    return Err(ClaimError::Superseded(owner.holder));
+                }
+                Ok(_) => {}
                 Err(error) => return Ok(error),
-            };
-            if self.holder.superseded(led, owner.as_deref()) {
-                return Err(ClaimError::Superseded(owner.unwrap_or_default()));
             }
             sleep(CLAIM_PERIOD).await;
         }
@@ -184,31 +191,40 @@ impl Claiming {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ripen_cachestore::progress::Owner;
 
     fn holder() -> Holder {
         let place = "data folder /a on h".to_owned();
         Holder { place, pid: 7 }
     }
 
+    fn owner(holder: &str, epoch: u64) -> Owner {
+        let holder = holder.to_owned();
+        Owner { epoch, holder }
+    }
+
     #[test]
     fn only_who_has_led_can_be_superseded() {
-        let other = Some("data folder /b on h, pid 3");
-        assert!(holder().superseded(true, other));
-        assert!(holder().superseded(true, Some("data folder /a on h, pid 8")));
-        assert!(!holder().superseded(false, other));
-        assert!(!holder().superseded(true, Some("data folder /a on h, pid 7")));
-        assert!(!holder().superseded(true, None));
+        let mut own = None;
+        for other in ["data folder /b on h, pid 3", "data folder /a on h, pid 8"] {
+            assert!(holder().superseded(true, &mut own, &owner(other, 1)));
+            assert!(!holder().superseded(false, &mut own, &owner(other, 1)));
+        }
+        assert!(!holder().superseded(true, &mut own, &owner(&holder().words(), 1)));
+    }
+
+    #[test]
+    fn who_led_before_supersedes_nobody() {
+        let (mut own, other) = (None, "data folder /b on h, pid 3");
+        assert!(!holder().superseded(true, &mut own, &owner(&holder().words(), 5)));
+        assert!(!holder().superseded(true, &mut own, &owner(other, 4)));
+        assert!(holder().superseded(true, &mut own, &owner(other, 5)));
     }
 
     #[test]
     fn only_the_last_process_of_the_same_folder_is_known_to_be_gone() {
         let claimant = |holder: Option<&str>| Claimant {
             backend: 1,
-            owner: holder.map(|holder| Owner {
-                epoch: 1,
-                holder: holder.to_owned(),
-            }),
+            owner: holder.map(|holder| owner(holder, 1)),
         };
         let holder = holder();
         assert!(!holder.fears(&claimant(Some("data folder /a on h, pid 6"))));
