@@ -397,6 +397,10 @@ impl Flusher {
                 // Before a change is blamed for not fitting the schema, the schema is read anew.
                 Err(error) if is_outdated(&error, &batch) => {
                     tracing::info!(%error, "the schema has changed under a flush");
+                    if batch.catalog_is_new {
+                        let what = "the schema changes faster than it can be flushed";
+                        self.wait_after(error, backoff, what).await?;
+                    }
                     match self.store.load_catalog(catalog.epoch).await {
                         Ok(anew) => read_anew = Some(Arc::new(anew)),
                         Err(error) => {

@@ -9,11 +9,13 @@ use std::collections::BTreeSet;
 use tokio_postgres::Row;
 
 /// Of each name, in order: what it stands for; its columns, each as [`described`]; whether triggers or rules, or foreign keys, may write more.
+/// Foreign keys are found by their triggers: what refers to a table has no index of its own, and a key that is not enforced has no trigger.
 pub const SQL: &str = "SELECT c.oid, ARRAY(SELECT concat_ws(' ', a.attnum, a.atttypid, a.attname) FROM pg_attribute a \
      WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped), \
      EXISTS (SELECT FROM pg_trigger WHERE tgrelid = c.oid AND NOT tgisinternal AND tgenabled <> 'D') \
      OR EXISTS (SELECT FROM pg_rewrite WHERE ev_class = c.oid AND ev_type <> '1' AND ev_enabled <> 'D'), \
-     EXISTS (SELECT FROM pg_constraint WHERE contype = 'f' AND confrelid = c.oid AND (confdeltype IN ('c', 'n', 'd') OR confupdtype IN ('c', 'n', 'd'))) \
+     EXISTS (SELECT FROM pg_trigger g JOIN pg_constraint k ON k.oid = g.tgconstraint WHERE g.tgrelid = c.oid AND k.contype = 'f' AND k.confrelid = c.oid \
+         AND (k.confdeltype IN ('c', 'n', 'd') OR k.confupdtype IN ('c', 'n', 'd'))) \
      FROM unnest($1::text[]) WITH ORDINALITY u(n, i) LEFT JOIN pg_class c ON c.oid = to_regclass(n)::oid ORDER BY i";
 
 /// Names must mean the tables, and columns the positions and types, that the statements were made for. Columns more than these do no harm.
