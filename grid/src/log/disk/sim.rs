@@ -42,7 +42,8 @@ struct SimFile {
 pub struct Faults {
     /// This many operations (writes, syncs, name changes) still happen; then the machine is dead until [`SimDisk::crash`].
     pub operations_left: Option<u64>,
-    /// This many syncs still succeed; the next one fails and forgets what it should have kept, and those after it succeed, as on Linux.
+    /// This many syncs still succeed; the next one fails and forgets what it should have kept, and those after it succeed, as on Linux. A file's first sync
+    /// always succeeds and does not count: who makes a file may make it anew.
     pub syncs_left: Option<u64>,
     /// Bytes all files together may have.
     pub capacity: Option<u64>,
@@ -347,7 +348,8 @@ impl DiskFile for Handle {
 
     fn sync(&self) -> io::Result<()> {
         self.with(true, |state, file| {
-            let succeeds = state.take_sync();
+            let first = state.file(file)?.durable.is_empty();
+            let succeeds = first || state.take_sync();
             let file = state.file(file)?;
             let writes = std::mem::take(&mut file.unsynced);
             if !succeeds {
