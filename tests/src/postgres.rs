@@ -16,6 +16,7 @@ use tokio_postgres::{Client, NoTls};
 pub struct Options {
     settings: Vec<(String, String)>,
     hba: Option<String>,
+    tls: Option<String>,
 }
 
 impl Options {
@@ -31,6 +32,17 @@ impl Options {
     pub fn hba(mut self, lines: &str) -> Options {
         self.hba = Some(lines.to_owned());
         self
+    }
+
+    /// Takes TLS connections with this certificate and its key (both as PEM), and trusts the certificate when clients show it.
+    #[must_use]
+    pub fn tls(mut self, pem: String) -> Options {
+        self.tls = Some(pem);
+        let files = ["ssl_cert_file", "ssl_key_file", "ssl_ca_file"];
+        let on = self.set("ssl", "on");
+        files
+            .iter()
+            .fold(on, |options, file| options.set(file, "tls.pem"))
     }
 
     fn arguments(&self, port: u16) -> Vec<String> {
@@ -83,11 +95,11 @@ impl Postgres {
         let arguments = options.arguments(port);
         let server = match engine().await? {
             Engine::Docker { tag } => {
-                let container = container::Container::start(tag, arguments, options.hba);
+                let container = container::Container::start(tag, arguments, options);
                 Server::Container(Box::new(container.await?))
             }
             Engine::Local { bin } => Server::Local(Box::new(
-                local::Local::start(bin, arguments, options.hba).await?,
+                local::Local::start(bin, arguments, options).await?,
             )),
         };
         let postgres = Postgres { server, port };

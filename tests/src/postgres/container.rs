@@ -1,6 +1,6 @@
 //! Postgres in a container. Uses the host's network, so that its port is the same inside, outside and after a restart.
 
-use super::Stop;
+use super::{Options, Stop};
 use crate::wait;
 use anyhow::Context;
 use testcontainers::bollard::Docker;
@@ -39,13 +39,15 @@ impl Container {
     pub(super) async fn start(
         tag: &str,
         arguments: Vec<String>,
-        hba: Option<String>,
+        options: Options,
     ) -> anyhow::Result<Container> {
         let docker = docker_client_instance().await?;
         let request = GenericImage::new(IMAGE, tag)
             .with_network("host")
             .with_cmd(arguments);
-        let request = request.with_env_var("PG_HBA", hba.unwrap_or_default());
+        let request = request
+            .with_env_var("PG_HBA", options.hba.unwrap_or_default())
+            .with_env_var("PG_TLS", options.tls.unwrap_or_default());
         let container = request.start().await?;
         Ok(Container { container, docker })
     }

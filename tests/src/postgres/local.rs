@@ -1,8 +1,10 @@
 //! Postgres from installed programs, as user `postgres` when the tests run as root.
 
-use super::Stop;
+use super::{Options, Stop};
 use crate::wait;
 use anyhow::{Context, ensure};
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use tempfile::TempDir;
@@ -38,7 +40,7 @@ impl Local {
     pub(super) async fn start(
         bin: &Path,
         arguments: Vec<String>,
-        hba: Option<String>,
+        options: Options,
     ) -> anyhow::Result<Local> {
         let folder = TempDir::with_prefix("ripen-postgres-")?;
         if is_root() {
@@ -57,8 +59,16 @@ impl Local {
             .arg("-D")
             .arg(&data))
         .await?;
-        if let Some(hba) = hba {
+        if let Some(hba) = options.hba {
             std::fs::write(data.join("pg_hba.conf"), hba)?;
+        }
+        if let Some(tls) = options.tls {
+            let file = data.join("tls.pem");
+            std::fs::write(&file, tls)?;
+            std::fs::set_permissions(&file, Permissions::from_mode(0o600))?;
+            if is_root() {
+                run(Command::new("chown").arg("postgres:").arg(&file)).await?;
+            }
         }
         let process = spawn(bin, folder.path(), &arguments)?;
         Ok(Local {
