@@ -122,7 +122,8 @@ async fn strangers_hear_why_they_are_refused() {
 
 #[tokio::test]
 async fn a_node_that_is_back_is_reached_again() {
-    let reserved = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    // An address of its own: nobody else is given the port while it is free.
+    let reserved = TcpListener::bind("127.0.0.2:0").await.unwrap();
     let address = reserved.local_addr().unwrap().to_string();
     drop(reserved);
     let links = links(None, 7, 1);

@@ -15,6 +15,7 @@ use ripen_grid::cluster::{Keys, Member, MemberError, MemberOptions};
 use ripen_grid::log::{LogError, LogOptions};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 use support::{Numbers, command};
 use tempfile::TempDir;
@@ -35,9 +36,13 @@ struct Node {
     address: String,
 }
 
+static CLUSTERS: AtomicU8 = AtomicU8::new(0);
+
 struct Cluster {
     folder: TempDir,
     keys: Keys,
+    /// An address of its own: nobody else is given a port of a node that is stopped.
+    host: String,
     running: BTreeMap<u64, Node>,
 }
 
@@ -46,6 +51,7 @@ impl Cluster {
         Cluster {
             folder: tempfile::tempdir().unwrap(),
             keys: Keys::of_secret(b"a secret of the cluster").unwrap(),
+            host: format!("127.0.1.{}", 1 + CLUSTERS.fetch_add(1, Ordering::Relaxed)),
             running: BTreeMap::new(),
         }
     }
@@ -82,10 +88,15 @@ impl Cluster {
         Ok(())
     }
 
+    /// Any port of the cluster's host.
+    fn anywhere(&self) -> String {
+        format!("{}:0", self.host)
+    }
+
     async fn of(count: u64) -> Cluster {
         let mut cluster = Cluster::new();
         for node in 1..=count {
-            cluster.start(node, "127.0.0.1:0").await.unwrap();
+            cluster.start(node, &cluster.anywhere()).await.unwrap();
         }
         cluster
             .until_voters(&(1..=count.min(3)).collect::<Vec<_>>())
@@ -204,7 +215,7 @@ async fn all_nodes_come_back_from_their_disks_even_at_other_addresses() {
     }
     cluster.start(1, &addresses[&1]).await.unwrap();
     cluster.start(2, &addresses[&2]).await.unwrap();
-    cluster.start(3, "127.0.0.1:0").await.unwrap();
+    cluster.start(3, &cluster.anywhere()).await.unwrap();
     cluster.write(2).await;
     cluster.agreed(&[1, 2]).await;
     let address = cluster.running[&3].address.clone();
@@ -295,7 +306,7 @@ async fn whoever_may_read_has_every_acknowledged_write() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_anybody_to_join_an_empty_directory_stays_empty() {
     let mut cluster = Cluster::new();
-    cluster.start(1, "127.0.0.1:0").await.unwrap();
+    cluster.start(1, &cluster.anywhere()).await.unwrap();
     let address = cluster.stop(1).await;
     let options = MemberOptions {
         listener: TcpListener::bind("127.0.0.1:0").await.unwrap(),
