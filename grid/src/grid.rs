@@ -2,7 +2,7 @@
 //!
 //! Lock order: leader, then fences, then shards (ascending), then the machine's schedule. None is held across an await.
 
-use crate::change::{Before, CommitGroup, RowId, Shape};
+use crate::change::{Before, CommitGroup, RowId};
 use crate::feed::Feed;
 use crate::fences::Fences;
 use crate::flusher::FlushRequest;
@@ -179,12 +179,8 @@ impl Grid {
                 return Err(GridError::TooLarge);
             }
             Some(group) => {
-                let shapes = self.shapes(&mut leader, catalog, &group)?;
                 reach("write-decided");
-                for (table, shape) in shapes {
-                    // The group comes behind it in the log, and is not taken if this is not.
-                    drop(self.log.propose(Command::Shape(table, shape)));
-                }
+                self.tell_shapes(&mut leader, catalog, &group)?;
                 let proposal = leader.propose(&group);
                 let ticket = self.log.propose(self.guarded(group, rows, &images));
                 Step::Decided(answer, proposal, Some(ticket))
@@ -192,24 +188,25 @@ impl Grid {
         }))
     }
 
-    /// What the log must be told before the group, so that its bytes can be understood.
-    fn shapes(
+    /// Tells the log what it must know before the group, so that its bytes can be understood. What was told of one table stands if another refuses.
+    fn tell_shapes(
         &self,
         leader: &mut Leader,
         catalog: &Catalog,
         group: &CommitGroup,
-    ) -> Result<Vec<(TableOid, Shape)>, GridError> {
-        let mut shapes = Vec::new();
+    ) -> Result<(), GridError> {
         for change in &group.rows {
             let table = change.row.table;
             let pending = || self.schedule.has_pending(&Scope::Tables([table].into()));
             let logged = || self.schedule.shapes().remove(&table);
             match leader.tell(catalog, table, logged, pending) {
-                Ok(news) => shapes.extend(news.map(|shape| (table, shape))),
+                Ok(None) => {}
+                // The group comes behind it in the log, and is not taken if this is not.
+                Ok(Some(shape)) => drop(self.log.propose(Command::Shape(table, shape))),
                 Err(Undrained) => return Err(GridError::Owned),
             }
         }
-        Ok(shapes)
+        Ok(())
     }
 
     /// Rows of some tables mean something else under a new catalog (`changed`: those that are not what they were under the old one): before it is used,

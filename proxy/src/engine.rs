@@ -25,7 +25,7 @@ use outliving::Word;
 use plans::PlanCache;
 use publisher::Publisher;
 use rewiring::Rewiring;
-use ripen_cachestore::catalog::Relation;
+use ripen_cachestore::catalog::{Catalog, Relation};
 use ripen_grid::change::RowId;
 use ripen_grid::grid::{Grid, GridError, Hold};
 use ripen_grid::limits::LOAD_ATTEMPTS_MAX;
@@ -207,9 +207,7 @@ impl Engine {
 
     /// Whether the newest catalog is the one that a plan has the relation from.
     fn is_of_now(&self, relation: &Arc<Relation>) -> bool {
-        let catalog = self.keeper.catalog();
-        let now = catalog.relations.get(&relation.oid);
-        now.is_some_and(|now| Arc::ptr_eq(now, relation))
+        is_of(&self.keeper.catalog(), relation)
     }
 
     async fn barrier(&self, scope: &Scope) -> Result<(), ErrorFields> {
@@ -237,6 +235,11 @@ impl Engine {
 
 fn passed(code: &'static str, text: &'static str) -> Refusal {
     Refusal::PassThrough(Reason::new(code, text))
+}
+
+fn is_of(catalog: &Catalog, relation: &Arc<Relation>) -> bool {
+    let known = catalog.relations.get(&relation.oid);
+    known.is_some_and(|known| Arc::ptr_eq(known, relation))
 }
 
 fn refused(error: GridError) -> Refusal {
@@ -362,8 +365,7 @@ impl Answerer for Engine {
             transaction_us: now,
         };
         let catalog = self.keeper.catalog();
-        let known = catalog.relations.get(&table);
-        if !known.is_some_and(|known| Arc::ptr_eq(known, &plan.table)) {
+        if !is_of(&catalog, &plan.table) {
             return Err(passed("not-computed", "the schema has changed meanwhile"));
         }
         let start = out.len();

@@ -11,7 +11,6 @@ use tokio::time::Instant;
 
 /// See the module.
 pub(crate) struct Leases {
-    node: u64,
     /// Where this node's clock begins. It does not go back, and goes on while the process is stopped.
     begun: Instant,
     state: Mutex<State>,
@@ -28,9 +27,8 @@ struct State {
 }
 
 impl Leases {
-    pub(crate) fn new(node: u64) -> Leases {
+    pub(crate) fn new() -> Leases {
         Leases {
-            node,
             begun: Instant::now(),
             state: Mutex::default(),
             changed: Notify::new(),
@@ -67,7 +65,7 @@ impl Leases {
 
     /// When this node sent what a majority last confirmed.
     fn confirmed_ms(&self, log: &Log, now_ms: u64) -> Option<u64> {
-        if log.members().voters.iter().eq([&self.node]) {
+        if log.votes_alone() {
             return Some(now_ms);
         }
         // Rounded away from now.

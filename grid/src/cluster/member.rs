@@ -119,7 +119,7 @@ impl Member {
             log: OnceLock::new(),
             links: links.clone(),
             leaving: Mutex::default(),
-            leases: Leases::new(log.node),
+            leases: Leases::new(),
         });
         if known.is_none() && !options.seeds.is_empty() {
             log.joins = Some(shared.which_cluster(&options.seeds).await?);
@@ -282,7 +282,7 @@ impl Shared {
     fn elsewhere(&self, log: &Log) -> Told {
         let leader = log.leadership().borrow().leader;
         let leader = leader.filter(|leader| *leader != self.node);
-        Told::Elsewhere(leader.and_then(|leader| log.members().addresses.remove(&leader)))
+        Told::Elsewhere(leader.and_then(|leader| log.address_of(leader)))
     }
 
     /// Tells the leader what this node wants. `None`: it was not reached.
@@ -354,7 +354,7 @@ impl Shared {
 
     async fn ask_for_lease(&self, log: &Log, applied: LogIndex) -> Option<(Grant, LogIndex)> {
         let leader = log.leadership().borrow().leader?;
-        let address = log.members().addresses.remove(&leader)?;
+        let address = log.address_of(leader)?;
         let question = Question::Lease(self.node, applied).encode();
         let patience = Duration::from_millis(LEASE_MS);
         let links = &self.links;

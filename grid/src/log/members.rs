@@ -70,6 +70,20 @@ impl Log {
         LogIndex(end.unwrap_or_default())
     }
 
+    /// Whether no other node has a voice.
+    pub(crate) fn votes_alone(&self) -> bool {
+        let raft = &self.inner.raft;
+        raft.voter_ids().eq([*raft.node_id()])
+    }
+
+    /// Where a member is reached.
+    pub fn address_of(&self, node: u64) -> Option<String> {
+        let metrics = self.inner.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let known = metrics.membership_config.membership().get_node(&node);
+        known.map(|known| known.addr.clone())
+    }
+
     /// Who belongs to the log, as this node knows.
     pub fn members(&self) -> Members {
         let metrics = self.inner.raft.metrics();

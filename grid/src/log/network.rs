@@ -144,6 +144,15 @@ fn failed(error: io::Error) -> RPCError<Types> {
     }
 }
 
+/// The answer, if it is of the kind that was asked for.
+fn told<T>(
+    answer: io::Result<Response>,
+    kind: impl FnOnce(Response) -> Option<T>,
+) -> Result<T, RPCError<Types>> {
+    let told = answer.and_then(|response| kind(response).ok_or_else(unexpected));
+    told.map_err(failed)
+}
+
 impl RaftNetworkV2<Types> for Way {
     type SnapshotData = SnapshotFile;
 
@@ -152,11 +161,11 @@ impl RaftNetworkV2<Types> for Way {
         request: AppendEntriesRequest<Types>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<Types>, RPCError<Types>> {
-        match self.ask(&Request::Append(request), &option).await {
-            Ok(Response::Append(response)) => Ok(response),
-            Ok(_) => Err(failed(unexpected())),
-            Err(error) => Err(failed(error)),
-        }
+        let answer = self.ask(&Request::Append(request), &option).await;
+        told(answer, |response| match response {
+            Response::Append(response) => Some(response),
+            _ => None,
+        })
     }
 
     async fn vote(
@@ -164,11 +173,11 @@ impl RaftNetworkV2<Types> for Way {
         request: VoteRequest<Types>,
         option: RPCOption,
     ) -> Result<VoteResponse<Types>, RPCError<Types>> {
-        match self.ask(&Request::Vote(request), &option).await {
-            Ok(Response::Vote(response)) => Ok(response),
-            Ok(_) => Err(failed(unexpected())),
-            Err(error) => Err(failed(error)),
-        }
+        let answer = self.ask(&Request::Vote(request), &option).await;
+        told(answer, |response| match response {
+            Response::Vote(response) => Some(response),
+            _ => None,
+        })
     }
 
     async fn pre_vote(
@@ -176,11 +185,11 @@ impl RaftNetworkV2<Types> for Way {
         request: VoteRequest<Types>,
         option: RPCOption,
     ) -> Result<VoteResponse<Types>, RPCError<Types>> {
-        match self.ask(&Request::PreVote(request), &option).await {
-            Ok(Response::Vote(response)) => Ok(response),
-            Ok(_) => Err(failed(unexpected())),
-            Err(error) => Err(failed(error)),
-        }
+        let answer = self.ask(&Request::PreVote(request), &option).await;
+        told(answer, |response| match response {
+            Response::Vote(response) => Some(response),
+            _ => None,
+        })
     }
 
     async fn full_snapshot(
@@ -204,11 +213,11 @@ impl RaftNetworkV2<Types> for Way {
         request: TransferLeaderRequest<Types>,
         option: RPCOption,
     ) -> Result<TransferLeaderResponse<Types>, RPCError<Types>> {
-        match self.ask(&Request::TransferLeader(request), &option).await {
-            Ok(Response::TransferLeader(response)) => Ok(response),
-            Ok(_) => Err(failed(unexpected())),
-            Err(error) => Err(failed(error)),
-        }
+        let answer = self.ask(&Request::TransferLeader(request), &option).await;
+        told(answer, |response| match response {
+            Response::TransferLeader(response) => Some(response),
+            _ => None,
+        })
     }
 
     fn backoff(&self) -> Option<Backoff> {
