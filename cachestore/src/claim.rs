@@ -1,13 +1,11 @@
 //! The claim of a process on the logs of one number: a session's advisory lock on a connection of its own, so that a second Ripen hears at its start that
 //! there is one. Correctness never rests on it (a pooler or a lost connection may give it to two, or leave it behind): that is the epoch of `ripen.progress`.
 
+use crate::advisory;
 use crate::error::StoreError;
 use crate::progress::{self, Owner};
 use crate::store::{Store, connect};
 use deadpool_postgres::ClientWrapper;
-
-/// "ripe" in ASCII: the first half of the advisory lock's key; the log's number is the other. Keys of two halves are apart from those of one.
-const LOCK: i32 = 0x72_69_70_65;
 
 /// A connection that may hold the claim. Dropped, it gives it up.
 pub struct Claim {
@@ -36,13 +34,16 @@ impl Claim {
     /// Takes the lock if nobody has it. `None`: it is ours. Must not be repeated once it is. Cancelled, drop the claim.
     pub async fn take(&self) -> Result<Option<Claimant>, StoreError> {
         let sql = "SELECT pg_try_advisory_lock($1, $2)";
-        let taken = self.client.query_one(sql, &[&LOCK, &self.number]).await?;
+        let taken = self
+            .client
+            .query_one(sql, &[&advisory::CLAIM, &self.number])
+            .await?;
         if taken.try_get(0)? {
             return Ok(None);
         }
         let sql = "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted AND classid::int8 = $1 AND objid::int8 = $2 AND objsubid = 2 \
              AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
-        let key = [i64::from(LOCK), i64::from(self.number)];
+        let key = [i64::from(advisory::CLAIM), i64::from(self.number)];
         let holder = self.client.query_opt(sql, &[&key[0], &key[1]]).await?;
         let Some(holder) = holder else {
             // Given up just now: whoever asks again gets it.

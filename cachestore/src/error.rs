@@ -22,6 +22,14 @@ pub enum StoreError {
         /// Who, in words.
         by: String,
     },
+    /// A row of `ripen.progress` is locked by somebody who is not to be ended, or may not be by Ripen's role.
+    #[error(
+        "{by} keeps \"ripen.progress\" locked, without which nothing can be flushed; its transaction must end, for instance by pg_terminate_backend"
+    )]
+    Hindered {
+        /// Who, in words.
+        by: String,
+    },
     /// The progress row is ours but not at the flush before this one: ask [`crate::Store::outcome`].
     #[error("flush {asked:?} cannot follow flush {applied:?}")]
     OutOfOrder {
@@ -114,6 +122,7 @@ impl StoreError {
             },
             StoreError::PoolTimeout(_) | StoreError::CatalogUnsteady => Class::Resource,
             StoreError::Fenced { .. } => Class::Fenced,
+            StoreError::Hindered { .. } => Class::Lock,
             StoreError::OutOfOrder { .. } | StoreError::UnknownOutcome(_) => Class::Unknown,
             StoreError::Privilege(_) | StoreError::Migration(_) => Class::Rights,
             StoreError::HeldUp { by, .. } => by.class(),
@@ -133,7 +142,7 @@ impl StoreError {
             StoreError::Privilege(_) => "42501",
             StoreError::HeldUp { by, .. } => by.sqlstate(),
             StoreError::Migration(_) => "55000",
-            StoreError::CatalogUnsteady => "55P03",
+            StoreError::CatalogUnsteady | StoreError::Hindered { .. } => "55P03",
             StoreError::Change { sqlstate, .. } => sqlstate,
             StoreError::Unexpected(_) => "XX000",
         }

@@ -18,6 +18,7 @@ pub mod server;
 pub mod store;
 pub mod upstream;
 
+mod advisory;
 mod raw;
 mod sql;
 

@@ -26,6 +26,10 @@ pub const FLUSH_LOCK_WAIT: Duration = Duration::from_secs(1);
 /// The same while that is looked for, many statements one after another.
 pub const SHORT_LOCK_WAIT: Duration = Duration::from_millis(10);
 
+/// How long a take-over waits for an earlier leader's transaction, which may be of a process that was stopped or cut off. A flush takes less as a rule, and one of a leader
+/// that has been replaced is repeated by the new one. Reached: that transaction is ended, and looked again after the same time.
+pub const PROGRESS_PATIENCE: Duration = Duration::from_millis(300);
+
 /// Groups of a flush found one by one that something holds up, each in some fourteen steps. Reached: all groups that share a table with them count as held up.
 pub const HELD_UP_FOUND_MAX: usize = 16;
 

@@ -1,6 +1,7 @@
 //! Brings the schema `ripen` up to date. The list of migrations is sqlx's; they run on Ripen's own connection, all in one transaction
 //! under an advisory lock, so two processes that start at once do not meet. Never touches any other schema.
 
+use crate::advisory;
 use crate::error::StoreError;
 use crate::store::Store;
 use crate::upstream::Upstream;
@@ -10,9 +11,6 @@ use std::fmt::Write;
 use tokio_postgres::Transaction;
 
 static MIGRATIONS: Migrator = sqlx::migrate!("../migrations");
-
-/// "ripen" in ASCII, as the key of the advisory lock.
-pub(crate) const LOCK: i64 = 0x72_69_70_65_6e;
 
 /// sqlx's own bookkeeping table, in our schema, so that its command line tools can read it.
 const BOOKKEEPING: &str = "CREATE SCHEMA IF NOT EXISTS ripen; \
@@ -52,7 +50,8 @@ impl Store {
 /// already are left out when it runs.
 pub fn print() -> String {
     let mut script = format!(
-        "BEGIN;\nSELECT pg_advisory_xact_lock({LOCK});\n{};\n\n",
+        "BEGIN;\nSELECT pg_advisory_xact_lock({});\n{};\n\n",
+        advisory::MIGRATION,
         BOOKKEEPING.replace("; ", ";\n")
     );
     for migration in MIGRATIONS.iter() {
@@ -121,7 +120,7 @@ fn missing(applied: &BTreeMap<i64, Vec<u8>>) -> Result<Vec<&'static Migration>, 
 /// Waits for other migrating processes, looks again, and applies.
 async fn run(transaction: &Transaction<'_>) -> Result<usize, StoreError> {
     let sql = "SELECT pg_advisory_xact_lock($1)";
-    transaction.execute(sql, &[&LOCK]).await?;
+    transaction.execute(sql, &[&advisory::MIGRATION]).await?;
     transaction.batch_execute(BOOKKEEPING).await?;
     let missing = missing(&applied(transaction).await?)?;
     for migration in &missing {

@@ -3,11 +3,14 @@
 //! `applied` counts the flushes of one log alone. `epoch` fences: a take-over raises it in the rows of all logs of that number, so whoever led before, of
 //! whatever log, finds no row to move.
 
+use crate::advisory;
 use crate::change::FlushSeq;
 use crate::error::StoreError;
-use crate::migrate;
-use crate::store::Store;
+use crate::store::{Connection, Store};
+use clearance::Clearance;
 use tokio_postgres::{GenericClient, Transaction};
+
+mod clearance;
 
 /// A log as the system of record knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,28 +94,16 @@ impl Store {
         unsigned(client.query_one(sql, &[&number]).await?.try_get(0)?)
     }
 
-    /// Makes the taker the leader. Waits (up to `lock_timeout`) for any flush transaction still running: when it returns, no older leader's flush can
-    /// commit any more. `Fenced` when a newer leader exists. Repeatable.
+    /// Makes the taker the leader. A flush transaction still running is waited for, but not long: then its connection is ended. When this returns, no older leader's flush
+    /// can commit any more. `Fenced` when a newer leader exists, `Hindered` when somebody keeps the row locked who is not Ripen. Repeatable.
     pub async fn take_over(&self, taker: Taker<'_>) -> Result<Taken, StoreError> {
         let mut client = self.client().await?;
-        let transaction = client.build_transaction().start().await?;
-        let other = fence_others(&transaction, taker).await?;
-        adopt(&transaction, taker).await?;
-        let sql = "INSERT INTO ripen.progress (log, identity, epoch, applied, holder) VALUES ($1, $2, $3, 0, $4) \
-             ON CONFLICT (log, identity) DO UPDATE SET epoch = excluded.epoch, holder = excluded.holder, at = now() RETURNING applied";
-        let (number, identity) = (taker.log.number, taker.log.identity.stored());
-        let own = transaction
-            .query_one(
-                sql,
-                &[&number, &identity, &signed(taker.epoch), &taker.holder],
-            )
-            .await?;
-        let applied = FlushSeq(unsigned(own.try_get(0)?)?);
-        transaction.commit().await?;
-        Ok(Taken { applied, other })
+        let clearance = Clearance::of(self, &client, taker.log.number, taker.epoch).await?;
+        clearance.during(take(&mut client, taker)).await
     }
 
-    /// What became of flush `seq` after [`StoreError::UnknownOutcome`] or [`StoreError::OutOfOrder`]. Waits for the old transaction to end, so the answer is final.
+    /// What became of flush `seq` after [`StoreError::UnknownOutcome`] or [`StoreError::OutOfOrder`]. Waits for the old transaction to end, and ends it when that takes
+    /// long (its connection may be lost on one side only), so the answer is final.
     /// `Fenced` when a newer leader exists and the flush is not applied: then it is the new leader's to repeat.
     pub async fn outcome(
         &self,
@@ -121,7 +112,9 @@ impl Store {
         seq: FlushSeq,
     ) -> Result<FlushFate, StoreError> {
         let client = self.client().await?;
-        let Some(found) = find(&**client, log, "FOR UPDATE").await? else {
+        let clearance = Clearance::of(self, &client, log.number, epoch).await?;
+        let locked = find(&**client, log, "FOR UPDATE");
+        let Some(found) = clearance.during(locked).await? else {
             return Ok(FlushFate::NotApplied);
         };
         if found.applied >= seq {
@@ -134,6 +127,24 @@ impl Store {
     }
 }
 
+async fn take(client: &mut Connection, taker: Taker<'_>) -> Result<Taken, StoreError> {
+    let transaction = client.build_transaction().start().await?;
+    let other = fence_others(&transaction, taker).await?;
+    adopt(&transaction, taker).await?;
+    let sql = "INSERT INTO ripen.progress (log, identity, epoch, applied, holder) VALUES ($1, $2, $3, 0, $4) \
+         ON CONFLICT (log, identity) DO UPDATE SET epoch = excluded.epoch, holder = excluded.holder, at = now() RETURNING applied";
+    let (number, identity) = (taker.log.number, taker.log.identity.stored());
+    let own = transaction
+        .query_one(
+            sql,
+            &[&number, &identity, &signed(taker.epoch), &taker.holder],
+        )
+        .await?;
+    let applied = FlushSeq(unsigned(own.try_get(0)?)?);
+    transaction.commit().await?;
+    Ok(Taken { applied, other })
+}
+
 /// Locks the rows of all logs of the number, and ends the turn of the others. Answers who of them had it. Who has drawn the same epoch has it for good:
 /// it would not fence them off.
 async fn fence_others(
@@ -144,7 +155,7 @@ async fn fence_others(
     let identity = taker.log.identity.stored();
     // Two that begin at once would not see each other's first row.
     let lock = "SELECT pg_advisory_xact_lock($1)";
-    transaction.execute(lock, &[&migrate::LOCK]).await?;
+    transaction.execute(lock, &[&advisory::TAKE_OVER]).await?;
     let sql = "SELECT epoch, holder, identity FROM ripen.progress WHERE log = $1 ORDER BY identity FOR UPDATE";
     let mut other = None;
     for row in transaction.query(sql, &[&number]).await? {

@@ -12,6 +12,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio_postgres::NoTls;
 
+/// What Ripen's own connections call themselves in `pg_stat_activity`.
+pub(crate) const APPLICATION: &str = "ripen";
+
 /// How Ripen's own connections behave.
 #[derive(Clone, Debug)]
 pub struct StoreSettings {
@@ -158,7 +161,7 @@ pub(crate) async fn connect(upstream: &Upstream) -> Result<ClientWrapper, StoreE
     config
         .user(&upstream.user)
         .dbname(&upstream.database)
-        .application_name("ripen");
+        .application_name(APPLICATION);
     if let Some(password) = upstream.password() {
         config.password(password);
     }

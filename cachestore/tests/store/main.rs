@@ -9,5 +9,7 @@ mod guard;
 mod load;
 mod progress;
 mod refused;
+mod relay;
 mod schema;
 mod server;
+mod take_over;

@@ -1,15 +1,13 @@
 //! Fencing, take-over, and commits without an answer.
 
 use crate::changes::{Bench, LOG, int, taker};
+use crate::relay::Relay;
 use crate::server::connect;
 use ripen_cachestore::change::FlushSeq;
 use ripen_cachestore::progress::{FlushFate, LogIdentity, LogKey, Progress, Taker};
-use ripen_cachestore::{Class, Store, StoreError, Upstream};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use ripen_cachestore::{Class, Store, StoreError};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, UnixStream};
 
 const T: &str = "CREATE TABLE t (id int PRIMARY KEY)";
 
@@ -200,40 +198,11 @@ async fn take_over_waits_for_a_running_flush() {
     assert_eq!(take_over.await.unwrap().unwrap().applied, FlushSeq(1));
 }
 
-/// A relay to the server's socket that can lose what the server answers, as a broken network would.
-async fn relay(bench: &Bench, deaf: Arc<AtomicBool>) -> Upstream {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let socket = crate::server::socket().join(".s.PGSQL.5432");
-    tokio::spawn(async move {
-        while let Ok((client, _)) = listener.accept().await {
-            let server = UnixStream::connect(&socket).await.unwrap();
-            let (mut client_read, mut client_write) = client.into_split();
-            let (mut server_read, mut server_write) = server.into_split();
-            tokio::spawn(async move { tokio::io::copy(&mut client_read, &mut server_write).await });
-            let deaf = deaf.clone();
-            tokio::spawn(async move {
-                let mut buffer = vec![0; 65536];
-                while let Ok(count @ 1..) = server_read.read(&mut buffer).await {
-                    if deaf.load(Ordering::SeqCst) {
-                        break;
-                    }
-                    client_write.write_all(&buffer[..count]).await.unwrap();
-                }
-            });
-        }
-    });
-    let name = &bench.database.name;
-    format!("postgres://postgres@{address}/{name}?sslmode=disable")
-        .parse()
-        .unwrap()
-}
-
 #[tokio::test]
 async fn lost_answer_to_commit_is_unknown_until_asked() {
     let bench = Bench::new(T).await;
-    let deaf = Arc::new(AtomicBool::new(false));
-    let store = Store::new(relay(&bench, deaf.clone()).await);
+    let relay = Relay::default();
+    let (store, deaf) = (Store::new(relay.to(&bench).await), relay.deaf);
     let batch = bench.batch(vec![vec![bench.insert("t", &[int(1)])]]);
     let cut = |_| deaf.store(true, Ordering::SeqCst);
     let error = store.flush(&bench.catalog, &batch, cut).await.unwrap_err();
