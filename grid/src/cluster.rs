@@ -1,6 +1,6 @@
 //! How nodes talk: who may (`keys`), what is said (`frame`, `hello`), the connections that carry it (`link`,
 //! `listener`), whose voices count (`membership`),
-//! and who may answer from memory (`lease`).
+//! who may answer from memory (`lease`), and how the cluster is (`status`).
 
 mod control;
 pub mod frame;
@@ -13,10 +13,12 @@ pub mod link;
 pub mod listener;
 pub mod member;
 pub mod membership;
+mod seeds;
+pub mod status;
 pub mod tcp;
 
 pub use hello::{Identity, Refusal};
 pub use keys::{Keys, KeysError};
 pub use link::Links;
 pub use listener::{Handler, serve};
-pub use member::{Member, MemberError, MemberOptions};
+pub use member::{DrainError, Member, MemberError, MemberOptions, Operator};

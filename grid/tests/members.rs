@@ -11,7 +11,8 @@
 mod support;
 
 use ripen_grid::cluster::membership::Wish;
-use ripen_grid::cluster::{Keys, Member, MemberError, MemberOptions};
+use ripen_grid::cluster::status::{Seen, Unsafe};
+use ripen_grid::cluster::{DrainError, Keys, Member, MemberError, MemberOptions};
 use ripen_grid::log::{LogError, LogOptions};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -149,6 +150,15 @@ impl Cluster {
                 "it did not come: {}",
                 self.state()
             );
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    async fn until_safe(&self, node: u64, safe: bool) {
+        let operator = self.running[&node].member.operator();
+        let deadline = Instant::now() + PATIENCE;
+        while operator.safe().await.is_ok() != safe {
+            assert!(Instant::now() < deadline, "{:?}", operator.view().await);
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
@@ -301,6 +311,71 @@ async fn whoever_may_read_has_every_acknowledged_write() {
         "{readable:?}: too little was read"
     );
     assert_eq!(readable.len(), 3, "{readable:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_are_safe_until_one_is_lost_and_every_node_knows() {
+    let mut cluster = Cluster::of(3).await;
+    for node in 1..=3 {
+        cluster.until_safe(node, true).await;
+    }
+    let leader = cluster.leader().unwrap();
+    let follower = (1..=3).find(|node| *node != leader).unwrap();
+    let seen = cluster.running[&follower].member.operator().view().await;
+    assert_eq!((seen.node, seen.leads), (follower, false));
+    assert_eq!(seen.leader.map(|leader| leader.node), Some(leader));
+    let reached = |seen: &&Seen| seen.silent_ms.is_some() && seen.matched.is_some();
+    assert_eq!(seen.members.iter().filter(reached).count(), 3);
+    let address = cluster.stop(follower).await;
+    for node in (1..=3).filter(|node| *node != follower) {
+        cluster.until_safe(node, false).await;
+    }
+    cluster.start(follower, &address).await.unwrap();
+    cluster.until_safe(follower, true).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drained_leader_lets_another_lead() {
+    let mut cluster = Cluster::new();
+    cluster.start(1, &cluster.anywhere()).await.unwrap();
+    let alone = cluster.running[&1].member.operator();
+    assert!(matches!(alone.drain().await, Err(DrainError::Alone)));
+    assert_eq!(alone.safe().await, Err(Unsafe::Alone));
+    for node in 2..=3 {
+        cluster.start(node, &cluster.anywhere()).await.unwrap();
+    }
+    cluster.until_voters(&[1, 2, 3]).await;
+    cluster.write(1).await;
+    for _ in 0..3 {
+        let leader = cluster.until(|| cluster.leader()).await;
+        let draining = cluster.running[&leader].member.operator();
+        tokio::time::timeout(PATIENCE, draining.drain())
+            .await
+            .unwrap()
+            .unwrap();
+        let heir = draining.status().leader.map(|leader| leader.node);
+        assert_ne!(heir, Some(leader));
+        // Who does not lead has nothing to hand over.
+        draining.drain().await.unwrap();
+    }
+    cluster.write(2).await;
+    cluster.agreed(&[1, 2]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_seed_may_be_a_name_with_several_addresses() {
+    let mut cluster = Cluster::new();
+    cluster.start(1, "127.0.0.1:0").await.unwrap();
+    let (_, port) = cluster.running[&1].address.rsplit_once(':').unwrap();
+    // Of its addresses, [::1] is not listened on.
+    let seed = format!("localhost:{port}");
+    cluster.running.get_mut(&1).unwrap().address = seed;
+    cluster.start(2, &cluster.anywhere()).await.unwrap();
+    let known = || {
+        let members = cluster.running[&2].member.log.members();
+        members.addresses.contains_key(&2).then_some(())
+    };
+    cluster.until(known).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -20,6 +20,8 @@ pub(crate) enum Question {
     Leave(u64),
     /// To the leader: this node has applied the log so far and wants a lease. Answered by [`encode_lease`].
     Lease(u64, LogIndex),
+    /// How is the cluster? Answered by a [`super::status::MemberStatus`] as JSON.
+    Status,
 }
 
 /// What the leader says to a wish.
@@ -58,6 +60,7 @@ impl Question {
                 put_u64(&mut out, *node);
                 put_u64(&mut out, applied.0);
             }
+            Question::Status => out.push(40),
         }
         out.into()
     }
@@ -70,6 +73,7 @@ impl Question {
             3 => Question::Join(reader.u64()?, text(&mut reader)?),
             4 => Question::Leave(reader.u64()?),
             5 => Question::Lease(reader.u64()?, LogIndex(reader.u64()?)),
+            40 => Question::Status,
             _ => return Err(Malformed("unknown question between nodes")),
         };
         reader.end()?;
@@ -156,6 +160,7 @@ mod tests {
             Question::Join(7, "ripen-2:6434".to_owned()),
             Question::Leave(7),
             Question::Lease(7, LogIndex(9)),
+            Question::Status,
         ] {
             assert_eq!(Question::decode(&question.encode()), Ok(question));
         }

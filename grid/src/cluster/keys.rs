@@ -63,15 +63,24 @@ impl Keys {
     /// # Errors
     /// When the secret is too short.
     pub fn of_secret(secret: &[u8]) -> Result<Keys, KeysError> {
-        if secret.len() < SECRET_BYTES_MIN {
-            return Err(KeysError::ShortSecret);
-        }
+        Keys::judge_secret(secret)?;
         let mut pkcs8 = PKCS8_ED25519.to_vec();
         let mut seed = [0; 32];
         let rounds = NonZeroU32::new(SECRET_ROUNDS).expect("it is not zero");
         pbkdf2::derive(pbkdf2::PBKDF2_HMAC_SHA256, rounds, SALT, secret, &mut seed);
         pkcs8.extend_from_slice(&seed);
         Keys::of_key_pair(PrivatePkcs8KeyDer::from(pkcs8).into()).map_err(certificates)
+    }
+
+    /// Whether a secret is long enough.
+    ///
+    /// # Errors
+    /// When it is too short.
+    pub fn judge_secret(secret: &[u8]) -> Result<(), KeysError> {
+        match secret.len() < SECRET_BYTES_MIN {
+            true => Err(KeysError::ShortSecret),
+            false => Ok(()),
+        }
     }
 
     fn of_key_pair(key: PrivateKeyDer<'static>) -> Result<Keys, Error> {

@@ -29,6 +29,9 @@ pub(crate) const ASK_PATIENCE: Duration = Duration::from_secs(2);
 /// How often a node says again that it wants to join or leave.
 pub(crate) const JOIN_PERIOD: Duration = Duration::from_millis(200);
 
+/// How long a leader that wants another to lead waits for that, before it asks again: several elections.
+pub(crate) const HAND_OVER_PERIOD: Duration = Duration::from_secs(2);
+
 /// How often the leader looks whether the membership is as it should be.
 pub(crate) const KEEP_PERIOD: Duration = Duration::from_millis(250);
 

@@ -1,6 +1,10 @@
 //! A node as a member of its cluster: founds or joins it, carries the log's messages, and, where it leads, keeps the membership as it should be. Does; who has a
 //! voice, `membership` decides.
 
+mod operator;
+
+pub use operator::{DrainError, Operator};
+
 use super::control::{Question, Told, decode_cluster, decode_lease, encode_cluster, encode_lease};
 use super::hello::Identity;
 use super::keys::Keys;
@@ -10,7 +14,7 @@ use super::limits::{ASK_PATIENCE, CAUGHT_UP_ENTRIES, JOIN_PERIOD, KEEP_PERIOD, L
 use super::link::Links;
 use super::listener::Handler;
 use super::membership::{Sight, Step, View, Wish};
-use super::tcp;
+use super::{seeds, tcp};
 use crate::log::{Log, LogError, LogIndex, LogOptions, Machine, Members, Peers};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -159,13 +163,7 @@ impl Member {
 
     /// Asks the others to go on without this node, and returns when they do. It is to be closed then, and its directory is of no more use. Cancel safe.
     pub async fn leave(&self) {
-        let question = Question::Leave(self.shared.node);
-        while self.log.members().addresses.contains_key(&self.shared.node) {
-            if self.shared.wish(&self.log, &question).await == Some(Told::Done) {
-                return;
-            }
-            tokio::time::sleep(JOIN_PERIOD).await;
-        }
+        self.operator().leave().await;
     }
 
     /// Whether a read that begins now may be answered from this node's memory: it contains every write that was acknowledged by any node before.
@@ -185,17 +183,23 @@ impl Shared {
     async fn which_cluster(&self, seeds: &[String]) -> Result<u64, MemberError> {
         let mut failures = Vec::new();
         for seed in seeds {
-            let question = Question::Cluster.encode();
-            let asked = self
-                .links
-                .ask(None, seed, CONTROL_LANE, question, ASK_PATIENCE);
-            let answer = asked.await;
-            match answer.and_then(|bytes| decode_cluster(&bytes).map_err(io::Error::other)) {
-                Ok(cluster) => return Ok(cluster),
-                Err(error) => failures.push(format!("{seed}: {error}")),
+            for address in seeds::addresses(seed).await {
+                match self.cluster_of(&address).await {
+                    Ok(cluster) => return Ok(cluster),
+                    Err(error) if *seed == address => failures.push(format!("{seed}: {error}")),
+                    Err(error) => failures.push(format!("{seed} ({address}): {error}")),
+                }
             }
         }
         Err(MemberError::Seeds(failures.join("; ")))
+    }
+
+    async fn cluster_of(&self, address: &str) -> io::Result<u64> {
+        let question = Question::Cluster.encode();
+        let asked = self
+            .links
+            .ask(None, address, CONTROL_LANE, question, ASK_PATIENCE);
+        decode_cluster(&asked.await?).map_err(io::Error::other)
     }
 
     async fn listen(
@@ -230,6 +234,10 @@ impl Shared {
             Question::Lease(node, applied) => {
                 let grant = self.leases.grant(log, node, applied);
                 Ok(encode_lease(grant.map(|grant| (grant, log.acknowledged()))))
+            }
+            Question::Status => {
+                let status = serde_json::to_vec(&self.status(log));
+                status.map(Bytes::from).map_err(|error| error.to_string())
             }
         }
     }
@@ -328,13 +336,15 @@ impl Shared {
 
     /// Tells one after the other, and whom they name as leader, until one says that it is done.
     async fn search(&self, addresses: impl Iterator<Item = String>, question: &Question) {
-        for address in addresses {
-            let told = match self.tell(&address, question).await {
-                Some(Told::Elsewhere(Some(leader))) => self.tell(&leader, question).await,
-                told => told,
-            };
-            if told == Some(Told::Done) {
-                return;
+        for seed in addresses {
+            for address in seeds::addresses(&seed).await {
+                let told = match self.tell(&address, question).await {
+                    Some(Told::Elsewhere(Some(leader))) => self.tell(&leader, question).await,
+                    told => told,
+                };
+                if told == Some(Told::Done) {
+                    return;
+                }
             }
         }
     }

@@ -37,8 +37,8 @@ pub enum Step {
     Remove(u64),
 }
 
-/// A node not heard of for so long is not given a voice.
-const SILENT_MS: u64 = 1_000;
+/// A node not heard of for so long is not given a voice, and counts as away.
+pub(super) const SILENT_MS: u64 = 1_000;
 
 /// The members, seen by the leader.
 #[derive(Clone, Copy, Debug)]

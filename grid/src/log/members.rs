@@ -70,6 +70,19 @@ impl Log {
         LogIndex(end.unwrap_or_default())
     }
 
+    /// This node's number.
+    pub fn node(&self) -> u64 {
+        *self.inner.raft.node_id()
+    }
+
+    /// Whether voices are being changed: both the old and the new ones count.
+    pub fn changes_voters(&self) -> bool {
+        let metrics = self.inner.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let membership = metrics.membership_config.membership();
+        membership.get_joint_config().len() > 1
+    }
+
     /// Whether no other node has a voice.
     pub(crate) fn votes_alone(&self) -> bool {
         let raft = &self.inner.raft;
