@@ -12,6 +12,7 @@ pub mod limits;
 mod login;
 pub mod logins;
 pub mod metrics;
+pub mod nodes;
 pub mod plan;
 mod portals;
 pub mod registry;
