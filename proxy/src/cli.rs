@@ -1,6 +1,6 @@
 //! The command line: commands, and a flag for every key of the configuration. Only reads words; `main.rs` acts on them.
 
-use crate::config::schema::{GLOBAL, TABLE};
+use crate::config::schema::{GLOBAL, LISTS, SWITCHES, TABLE};
 use crate::config::{Config, Problem, Problems, Sources};
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use std::path::PathBuf;
@@ -117,12 +117,21 @@ fn settings() -> Vec<Arg> {
         } else {
             format!(" [default: {default}]")
         };
-        Arg::new(name)
+        let flag = Arg::new(name)
             .long(name.replace('_', "-"))
             .value_name("VALUE")
             .global(true)
             .allow_hyphen_values(true)
-            .help(format!("{help}{default}"))
+            .help(format!("{help}{default}"));
+        match name {
+            // With a "=", so that the next word is not taken for its value.
+            _ if SWITCHES.contains(&name) => flag
+                .num_args(0..=1)
+                .require_equals(true)
+                .default_missing_value("true"),
+            _ if LISTS.contains(&name) => flag.action(ArgAction::Append),
+            _ => flag,
+        }
     });
     std::iter::once(config).chain(keys).collect()
 }
@@ -132,8 +141,13 @@ fn config(matches: &ArgMatches, env: Vec<(String, String)>) -> Result<Box<Config
         .iter()
         .map(|key| key.name)
         .chain(TABLE.iter().map(|key| key.name));
-    let flags =
-        names.filter_map(|name| Some((name.to_owned(), matches.get_one::<String>(name)?.clone())));
+    let flags = names.filter_map(|name| {
+        let values: Vec<&str> = matches
+            .get_many::<String>(name)?
+            .map(String::as_str)
+            .collect();
+        Some((name.to_owned(), values.join(",")))
+    });
     let variable = env
         .iter()
         .find(|(name, _)| name == "RIPEN_CONFIG")
@@ -206,6 +220,28 @@ mod tests {
             Ok(Invocation::PrintMigrations)
         ));
         assert!(matches!(words("ripen migrate"), Err(CliError::Config(_))));
+    }
+
+    #[test]
+    fn lists_may_be_repeated_and_switches_need_no_value() {
+        let node = "ripen --upstream postgres://h/d --cluster-listen 127.0.0.1:1";
+        let Ok(Invocation::CheckConfig(config)) =
+            words(&format!("{node} --bootstrap check-config"))
+        else {
+            panic!("not a check");
+        };
+        assert!(config.cluster.bootstrap);
+        let line =
+            format!("{node} --bootstrap=false --join 127.0.0.1:2,127.0.0.1:3 --join 127.0.0.1:4");
+        let Ok(Invocation::Run(config)) = words(&line) else {
+            panic!("not a run");
+        };
+        assert!(!config.cluster.bootstrap);
+        assert_eq!(
+            config.cluster.join,
+            ["127.0.0.1:2", "127.0.0.1:3", "127.0.0.1:4"]
+        );
+        assert!(words(&format!("{node} --cluster-listen 127.0.0.1:9")).is_err());
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! complete and free of contradictions; it never reads a file, a variable or a flag itself.
 
 mod check;
+mod cluster;
 mod file;
 mod load;
 pub mod pattern;
@@ -9,6 +10,7 @@ pub mod schema;
 pub mod units;
 mod upstream;
 
+pub use cluster::{ClusterConfig, ClusterError, ClusterSettings, Proof, Secret};
 pub use load::{Origin, Problem, Problems, Setting, Sources};
 pub use pattern::TablePattern;
 pub use upstream::UpstreamUrl;
@@ -55,6 +57,8 @@ pub struct Config {
     pub tls_cert: Option<PathBuf>,
     /// Private key (PEM) for TLS to clients; with `tls_cert`.
     pub tls_key: Option<PathBuf>,
+    /// What was said about other nodes; [`ClusterSettings::member`] says what it means.
+    pub cluster: ClusterSettings,
     /// Client connections beyond this are refused with 53300.
     pub max_clients: usize,
     /// How log lines look.
@@ -163,6 +167,7 @@ impl Default for Config {
             stop_timeout: Duration::from_secs(30),
             tls_cert: None,
             tls_key: None,
+            cluster: ClusterSettings::default(),
             max_clients: 10_000,
             log_format: LogFormat::Text,
             log_level: "info,openraft=warn".to_owned(),

@@ -88,6 +88,9 @@ pub const SHED_ROUNDS_MAX: usize = 64;
 /// Shortest `expiry` of a table: rows must live until those who loaded them have read them. Reached: the configuration is refused.
 pub const EXPIRY_MIN: Duration = Duration::from_millis(100);
 
+/// Shortest `replace_after`: a node is not known to be silent sooner. Reached: the configuration is refused.
+pub const REPLACE_AFTER_MIN: Duration = Duration::from_secs(1);
+
 /// How long `/ready` waits for the hot cache once Postgres was reached. A slot waits for all transactions that run, which may be hours; reached, Ripen
 /// counts as ready without its cache, for it is a correct proxy all the same.
 pub const READY_WAIT: Duration = Duration::from_secs(10);

@@ -71,6 +71,11 @@ pub enum StartError {
     /// The log cannot be opened, or broke.
     #[error("the write-ahead log failed: {0}")]
     Log(#[from] LogError),
+    /// Taking part in a cluster.
+    #[error(
+        "cluster_listen: this program cannot run several nodes yet; leave it out for a node alone"
+    )]
+    ClusterNotYet,
     /// Another Ripen writes to this database.
     #[error(transparent)]
     Claim(#[from] ClaimError),
@@ -98,6 +103,9 @@ pub(crate) fn steady_ms() -> u64 {
 /// # Errors
 /// See [`StartError`].
 pub async fn run(config: Config, stop: CancellationToken) -> Result<(), StartError> {
+    if config.cluster.member().is_some() {
+        return Err(StartError::ClusterNotYet);
+    }
     let config = Arc::new(config);
     let clients = listen(&config.listen).await?;
     let admin = listen(&config.admin_listen).await?;

@@ -1,5 +1,7 @@
 //! Finds contradictions between settings that are each fine by themselves. Never changes a setting to make it fit.
 
+mod cluster;
+
 use super::load::{Origin, Problem};
 use super::schema::show_mode;
 use super::{Config, Mode, TableRule};
@@ -40,6 +42,7 @@ pub(super) fn check(config: &Config, problems: &mut Vec<Problem>) {
         (None, Some(_)) => report("tls_key", "needs tls_cert".to_owned()),
         _ => {}
     }
+    cluster::check(config, &mut report);
     for (n, rule) in config.tables.iter().enumerate() {
         check_order(&config.tables[..n], rule, problems);
         check_rule(rule, problems);

@@ -94,14 +94,16 @@ impl Config {
     }
 }
 
-/// Names that container platforms set for a service called "ripen", and the file's own name.
+/// Names that container platforms set for services called "ripen" or "ripen-something", and the file's own name.
 fn is_foreign(name: &str) -> bool {
     let of_tests = cfg!(debug_assertions) && name == "FAILPOINTS";
-    of_tests
-        || name == "CONFIG"
-        || name == "PORT"
+    let of_services = name == "PORT"
         || name.starts_with("PORT_")
         || name.starts_with("SERVICE_")
+        || name.ends_with("_PORT")
+        || name.contains("_PORT_")
+        || name.contains("_SERVICE_");
+    of_tests || of_services || name == "CONFIG"
 }
 
 fn variable((name, text): &(String, String)) -> Option<Setting> {

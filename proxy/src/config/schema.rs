@@ -2,7 +2,7 @@
 
 use super::pattern::TablePattern;
 use super::units::{parse_bytes, parse_duration, show_bytes, show_duration};
-use super::{Config, Conflict, Durability, LogFormat, Mode, TableSettings, UpstreamUrl};
+use super::{Config, Conflict, Durability, LogFormat, Mode, Secret, TableSettings, UpstreamUrl};
 use std::path::PathBuf;
 
 /// A key: how it is named, told about, set from text and shown as text.
@@ -18,15 +18,15 @@ pub struct Key<T: 'static> {
 }
 
 macro_rules! keys {
-    ($target:ty; $($name:ident: $help:literal, $parse:expr, $show:expr;)*) => {
+    ($target:ty; $($name:ident $(of $part:ident)?: $help:literal, $parse:expr, $show:expr;)*) => {
         &[$(Key {
             name: stringify!($name),
             help: $help,
             set: |target: &mut $target, text| {
-                target.$name = $parse(text)?;
+                target.$($part.)?$name = $parse(text)?;
                 Ok(())
             },
-            show: |target: &$target| $show(&target.$name),
+            show: |target: &$target| $show(&target.$($part.)?$name),
         }),*]
     };
 }
@@ -50,10 +50,41 @@ pub const GLOBAL: &[Key<Config>] = keys! { Config;
     stop_timeout: "how long a graceful stop waits for transactions, and again for the queue", parse_duration, |v: &_| show_duration(*v);
     tls_cert: "certificate chain (PEM) for TLS to clients", parse_optional_path, show_optional_path;
     tls_key: "private key (PEM) for TLS to clients", parse_optional_path, show_optional_path;
+    cluster_listen of cluster: "host:port for other nodes of a cluster; without it, this is a node alone", parse_some_address, show_some;
+    cluster_advertise of cluster: "host:port that other nodes use, if not cluster_listen", parse_some_address, show_some;
+    join of cluster: "host:port of nodes that belong to the cluster; several, or a name with several addresses", parse_addresses, |v: &Vec<String>| v.join(",");
+    bootstrap of cluster: "true: an empty data folder founds a cluster; later it means nothing", parse_bool, ToString::to_string;
+    cluster_secret of cluster: "what all nodes share, to know each other by; better in a variable or a file than as a flag", |text| Secret::parse(text).map(Some), show_secret;
+    cluster_secret_file of cluster: "a file that has the secret", parse_optional_path, show_optional_path;
+    cluster_ca of cluster: "authority (PEM) that all nodes' certificates come from", parse_optional_path, show_optional_path;
+    cluster_cert of cluster: "this node's certificate chain (PEM) for other nodes", parse_optional_path, show_optional_path;
+    cluster_key of cluster: "its private key (PEM)", parse_optional_path, show_optional_path;
+    replace_after of cluster: "a voter that is silent for so long is replaced, if another node can", parse_replace_after, |v: &_| show_duration(*v);
+    voters of cluster: "most nodes that decide together: 3, 5 or 7; one less than half of them may be lost at a time", parse_voters, ToString::to_string;
     max_clients: "client connections beyond this are refused", parse_count, ToString::to_string;
     log_format: "how log lines look: text or json", parse_log_format, show_log_format;
     log_level: "which log lines appear: error, warn, info, debug, trace, or tracing directives", parse_log_level, String::clone;
 };
+
+/// Those of them that mean nothing for a node alone.
+pub(super) const CLUSTER: &[&str] = &[
+    "cluster_advertise",
+    "join",
+    "bootstrap",
+    "cluster_secret",
+    "cluster_secret_file",
+    "cluster_ca",
+    "cluster_cert",
+    "cluster_key",
+    "replace_after",
+    "voters",
+];
+
+/// Keys that hold several values: their flags may be repeated.
+pub const LISTS: &[&str] = &["write_behind", "join"];
+
+/// Keys whose flag alone means true.
+pub const SWITCHES: &[&str] = &["bootstrap"];
 
 /// Keys of a `[[table]]` entry (beside `pattern` and `mode`); outside of entries they set the default for all tables.
 pub const TABLE: &[Key<TableSettings>] = keys! { TableSettings;
@@ -104,6 +135,23 @@ fn parse_address(text: &str) -> Result<String, String> {
         return Err(format!("\"{text}\" is not host:port"));
     }
     Ok(text.to_owned())
+}
+
+fn parse_some_address(text: &str) -> Result<Option<String>, String> {
+    parse_address(text).map(Some)
+}
+
+fn parse_addresses(text: &str) -> Result<Vec<String>, String> {
+    let addresses = text.split(',').map(str::trim).filter(|one| !one.is_empty());
+    addresses.map(parse_address).collect()
+}
+
+fn parse_voters(text: &str) -> Result<usize, String> {
+    choose(text, &[("3", 3), ("5", 5), ("7", 7)])
+}
+
+fn parse_replace_after(text: &str) -> Result<std::time::Duration, String> {
+    at_least(crate::limits::REPLACE_AFTER_MIN, text)
 }
 
 /// Postgres's own rule for names of slots.
@@ -171,14 +219,15 @@ fn parse_expiry(text: &str) -> Result<Option<std::time::Duration>, String> {
     if text == "never" {
         return Ok(None);
     }
-    let expiry = parse_positive_duration(text)?;
-    if expiry < crate::limits::EXPIRY_MIN {
-        return Err(format!(
-            "\"{text}\" is less than {}",
-            show_duration(crate::limits::EXPIRY_MIN)
-        ));
+    at_least(crate::limits::EXPIRY_MIN, text).map(Some)
+}
+
+fn at_least(min: std::time::Duration, text: &str) -> Result<std::time::Duration, String> {
+    let duration = parse_positive_duration(text)?;
+    if duration < min {
+        return Err(format!("\"{text}\" is less than {}", show_duration(min)));
     }
-    Ok(Some(expiry))
+    Ok(duration)
 }
 
 fn parse_durability(text: &str) -> Result<Durability, String> {
@@ -215,6 +264,14 @@ fn show_path(path: &std::path::Path) -> String {
 
 fn show_optional_path(path: &Option<PathBuf>) -> String {
     path.as_deref().map(show_path).unwrap_or_default()
+}
+
+fn show_some(text: &Option<String>) -> String {
+    text.clone().unwrap_or_default()
+}
+
+fn show_secret(secret: &Option<Secret>) -> String {
+    secret.as_ref().map_or(String::new(), |_| "***".to_owned())
 }
 
 fn show_patterns(patterns: &[TablePattern]) -> String {
