@@ -34,6 +34,8 @@ needed() {
     if [ "$purpose" = test ]; then
         command -v javac >/dev/null || echo "default-jdk-headless"
         command -v node >/dev/null || echo "nodejs"
+        # Nodes of a cluster get networks of their own, which can be cut.
+        command -v ip >/dev/null || [ -x /usr/sbin/ip ] || [ -x /sbin/ip ] || echo "iproute2"
         if docker info >/dev/null 2>&1; then command -v debootstrap >/dev/null || echo "debootstrap"; fi
     fi
     if [ "$purpose" = bench ]; then command -v pgbouncer >/dev/null || [ -x /usr/sbin/pgbouncer ] || echo "pgbouncer"; fi
@@ -57,7 +59,7 @@ if as_root apt-get update >&2 && install "${missing[@]}"; then exit 0; fi
 must=()
 for package in "${missing[@]}"; do
     case $package in
-    default-jdk-headless | nodejs | debootstrap) install "$package" || say "setup: without $package some tests are left out" ;;
+    default-jdk-headless | nodejs | debootstrap | iproute2) install "$package" || say "setup: without $package some tests are left out" ;;
     *) must+=("$package") ;;
     esac
 done

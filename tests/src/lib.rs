@@ -1,6 +1,9 @@
-//! The harness of the whole-system tests: a Postgres of one's own, a Ripen in front of it, clients to both. Never reaches into Ripen: what it
+//! The harness of the whole-system tests: a Postgres of one's own, a Ripen or a cluster of them in front of it, clients to both. Never reaches into Ripen: what it
 //! sees is what any client, any Prometheus and any DBA sees.
 
+pub mod cluster;
+pub mod history;
+pub mod network;
 pub mod pair;
 pub mod parity;
 pub mod postgres;
@@ -8,6 +11,7 @@ pub mod ripen;
 pub mod wait;
 pub mod wire;
 
+pub use cluster::Cluster;
 pub use pair::Pair;
 pub use postgres::Postgres;
 pub use ripen::Ripen;

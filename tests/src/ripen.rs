@@ -1,8 +1,9 @@
 //! A Ripen process of the test's own. Its log is printed when the test fails.
 
-use crate::postgres;
 use crate::wait::{self, free_port};
+use crate::{network, postgres};
 use anyhow::{Context, bail, ensure};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::SystemTime;
@@ -15,11 +16,40 @@ use tokio_postgres::Client;
 pub struct Ripen {
     process: Child,
     folder: TempDir,
+    place: Place,
+    starts: Starts,
+}
+
+/// Where one listens.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// Address of all its ports.
+    pub host: String,
+    /// For clients.
+    pub port: u16,
+    /// For `/ready` and the like.
+    pub admin_port: u16,
+    /// The network namespace that it runs in, if it is not the test's own.
+    pub namespace: Option<String>,
+}
+
+impl Place {
+    /// On 127.0.0.1, at ports that are free now.
+    pub fn here() -> Place {
+        Place {
+            host: "127.0.0.1".to_owned(),
+            port: free_port(),
+            admin_port: free_port(),
+            namespace: None,
+        }
+    }
+}
+
+/// What it is started with, each time.
+struct Starts {
     upstream: String,
     settings: Vec<(String, String)>,
-    failpoints: Option<String>,
-    port: u16,
-    admin_port: u16,
+    environment: BTreeMap<String, String>,
 }
 
 impl Ripen {
@@ -38,37 +68,59 @@ impl Ripen {
     /// # Errors
     /// When the program cannot be run.
     pub fn start_unready(upstream: &str, settings: &[(&str, &str)]) -> anyhow::Result<Ripen> {
-        let folder = TempDir::with_prefix("ripen-test-")?;
-        let settings: Vec<(String, String)> = settings
+        let settings = settings
             .iter()
-            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
-            .collect();
-        let (port, admin_port) = (free_port(), free_port());
-        let process = spawn(folder.path(), upstream, port, admin_port, &settings, None)?;
+            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+        Ripen::start_at(
+            Place::here(),
+            upstream,
+            settings.collect(),
+            BTreeMap::default(),
+        )
+    }
+
+    /// Starts one at that place, with those environment variables, without waiting.
+    ///
+    /// # Errors
+    /// When the program cannot be run.
+    pub fn start_at(
+        place: Place,
+        upstream: &str,
+        settings: Vec<(String, String)>,
+        environment: BTreeMap<String, String>,
+    ) -> anyhow::Result<Ripen> {
+        let folder = TempDir::with_prefix("ripen-test-")?;
+        let starts = Starts {
+            upstream: upstream.to_owned(),
+            settings,
+            environment,
+        };
+        let process = spawn(folder.path(), &place, &starts)?;
         Ok(Ripen {
             process,
             folder,
-            upstream: upstream.to_owned(),
-            settings,
-            failpoints: None,
-            port,
-            admin_port,
+            place,
+            starts,
         })
     }
 
     /// Its port for clients; stays the same over restarts.
     pub fn port(&self) -> u16 {
-        self.port
+        self.place.port
+    }
+
+    /// Where it listens; stays the same over restarts.
+    pub fn place(&self) -> &Place {
+        &self.place
     }
 
     /// URL like the upstream's, through Ripen.
     pub fn url(&self) -> String {
-        let (head, rest) = self
-            .upstream
-            .split_once("127.0.0.1:")
-            .unwrap_or((&self.upstream, ""));
-        let tail = rest.trim_start_matches(|c: char| c.is_ascii_digit());
-        format!("{head}127.0.0.1:{}{tail}", self.port)
+        let (scheme, rest) = self.starts.upstream.split_once("://").unwrap_or_default();
+        let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+        let login = authority.rfind('@').map_or("", |at| &authority[..=at]);
+        let Place { host, port, .. } = &self.place;
+        format!("{scheme}://{login}{host}:{port}{path}")
     }
 
     /// A connection through Ripen.
@@ -106,20 +158,36 @@ impl Ripen {
     /// # Errors
     /// When the program cannot be run.
     pub fn restart_unready(&mut self) -> anyhow::Result<()> {
-        self.process = spawn(
-            self.folder.path(),
-            &self.upstream,
-            self.port,
-            self.admin_port,
-            &self.settings,
-            self.failpoints.as_deref(),
-        )?;
+        self.process = spawn(self.folder.path(), &self.place, &self.starts)?;
         Ok(())
     }
 
     /// Where the next starts die or lose a connection: see `RIPEN_FAILPOINTS` in `cachestore/src/failpoint.rs`. `None`: nowhere.
     pub fn set_failpoints(&mut self, failpoints: Option<&str>) {
-        self.failpoints = failpoints.map(str::to_owned);
+        let name = "RIPEN_FAILPOINTS".to_owned();
+        match failpoints {
+            Some(points) => drop(self.starts.environment.insert(name, points.to_owned())),
+            None => drop(self.starts.environment.remove(&name)),
+        }
+    }
+
+    /// What the next starts have instead of a setting of these names.
+    pub fn replace_settings(&mut self, names: &[&str], by: &[(&str, &str)]) {
+        let settings = &mut self.starts.settings;
+        settings.retain(|(key, _)| !names.contains(&key.as_str()));
+        settings.extend(
+            by.iter()
+                .map(|(key, value)| ((*key).to_owned(), (*value).to_owned())),
+        );
+    }
+
+    /// Removes all that it has on disk but its log for people. It must not be running.
+    ///
+    /// # Errors
+    /// When it cannot be removed.
+    pub fn wipe(&mut self) -> anyhow::Result<()> {
+        ensure!(!self.is_running(), "it is running");
+        Ok(std::fs::remove_dir_all(self.data_dir())?)
     }
 
     /// Waits until the process has died at that failpoint.
@@ -216,7 +284,9 @@ impl Ripen {
     /// # Errors
     /// When it does not answer.
     pub async fn admin(&self, path: &str) -> anyhow::Result<String> {
-        let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", self.admin_port)).await?;
+        let mut stream =
+            tokio::net::TcpStream::connect((self.place.host.as_str(), self.place.admin_port))
+                .await?;
         let request = format!("GET {path} HTTP/1.1\r\nHost: ripen\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await?;
         let mut answer = Vec::new();
@@ -251,31 +321,43 @@ fn tail(text: &str) -> String {
     lines[lines.len().saturating_sub(200)..].join("\n")
 }
 
-fn spawn(
-    folder: &Path,
-    upstream: &str,
-    port: u16,
-    admin_port: u16,
-    settings: &[(String, String)],
-    failpoints: Option<&str>,
-) -> anyhow::Result<Child> {
+fn spawn(folder: &Path, place: &Place, starts: &Starts) -> anyhow::Result<Child> {
     let log = std::fs::OpenOptions::new()
         .create(true)
         .append(true)
         .open(folder.join("log"))?;
-    let mut command = Command::new(program()?);
+    let mut command = match &place.namespace {
+        None => Command::new(program()?),
+        Some(namespace) => {
+            let [enter, namespace] = network::enter(namespace);
+            let mut command = Command::new(enter);
+            command.arg(namespace).arg(program()?);
+            command
+        }
+    };
     for (name, _) in
         std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("RIPEN_"))
     {
         command.env_remove(name);
     }
-    command.envs(failpoints.map(|points| ("RIPEN_FAILPOINTS", points)));
+    let Starts {
+        upstream,
+        settings,
+        environment,
+    } = starts;
+    let Place {
+        host,
+        port,
+        admin_port,
+        ..
+    } = place;
+    command.envs(environment);
     command.args(["--upstream", upstream]);
     command.args([
         "--listen",
-        &format!("127.0.0.1:{port}"),
+        &format!("{host}:{port}"),
         "--admin-listen",
-        &format!("127.0.0.1:{admin_port}"),
+        &format!("{host}:{admin_port}"),
     ]);
     command.arg("--data-dir").arg(folder.join("data"));
     if let Some((_, file)) = settings.iter().find(|(key, _)| key == "file") {
@@ -283,9 +365,11 @@ fn spawn(
         command.arg("--config").arg(folder.join("ripen.toml"));
     }
     for (key, value) in settings.iter().filter(|(key, _)| key != "file") {
-        command
-            .arg(format!("--{}", key.replace('_', "-")))
-            .arg(value);
+        command.arg(format!("--{}", key.replace('_', "-")));
+        // Some are given by their name alone.
+        if !value.is_empty() {
+            command.arg(value);
+        }
     }
     command
         .stdin(Stdio::null())
