@@ -1,9 +1,12 @@
 //! The claim of a process on the logs of one number: a session's advisory lock on a connection of its own, so that a second Ripen hears at its start that
 //! there is one. Correctness never rests on it (a pooler or a lost connection may give it to two, or leave it behind): that is the epoch of `ripen.progress`.
+//!
+//! A Ripen alone has the lock exclusively. Nodes of one cluster share it; each has a second lock beforehand, whose key is the identity of their log, so who holds the
+//! first without that second one is a foreigner. Of several who come at once, from two clusters, only the first finds nobody there.
 
 use crate::advisory;
 use crate::error::StoreError;
-use crate::progress::{self, Owner};
+use crate::progress::{self, LogIdentity, LogKey, Owner};
 use crate::store::{Store, connect};
 use deadpool_postgres::ClientWrapper;
 
@@ -11,6 +14,7 @@ use deadpool_postgres::ClientWrapper;
 pub struct Claim {
     client: ClientWrapper,
     number: i32,
+    cluster: Option<LogIdentity>,
 }
 
 /// Who has it instead.
@@ -18,21 +22,58 @@ pub struct Claim {
 pub struct Claimant {
     /// The backend that holds the lock.
     pub backend: i32,
+    /// Whether it shares it, as nodes of a cluster do.
+    pub of_cluster: bool,
     /// Who led last: most likely the same process. `None` if that has not come so far.
     pub owner: Option<Owner>,
 }
 
+/// Finds nobody there, or joins those who are. For a moment of this statement the lock is exclusive.
+const JOIN: &str = "WITH alone AS MATERIALIZED (SELECT pg_try_advisory_lock($1, $2) AS first), \
+     shared AS MATERIALIZED (SELECT first, pg_try_advisory_lock_shared($1, $2) AS joined FROM alone), \
+     freed AS MATERIALIZED (SELECT first, joined, CASE WHEN first THEN pg_advisory_unlock($1, $2) END AS unlocked FROM shared) \
+     SELECT first, joined, unlocked FROM freed";
+
+/// One who holds the lock and has not said that it is of that log.
+const HOLDER: &str = "WITH locks AS MATERIALIZED (SELECT pid, mode, classid::int8 AS high, objid::int8 AS low, objsubid FROM pg_locks \
+       WHERE locktype = 'advisory' AND granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database())) \
+     SELECT pid, mode <> 'ExclusiveLock' FROM locks held WHERE high = $1::int4 AND low = $2::int4 AND objsubid = 2 AND pid <> pg_backend_pid() \
+     AND NOT EXISTS (SELECT FROM locks said WHERE said.pid = held.pid AND said.objsubid = 1 AND (said.high << 32 | said.low) = $3::int8) LIMIT 1";
+
 impl Store {
-    /// A connection to claim the logs of that number by. Not of the pool.
+    /// A connection to claim the logs of that number by, for a Ripen alone. Not of the pool.
     pub async fn claim(&self, number: i32) -> Result<Claim, StoreError> {
         let client = connect(self.upstream()).await?;
-        Ok(Claim { client, number })
+        Ok(Claim {
+            client,
+            number,
+            cluster: None,
+        })
+    }
+
+    /// The same for a node of the cluster that has that log.
+    pub async fn claim_as_member(&self, log: LogKey) -> Result<Claim, StoreError> {
+        let client = connect(self.upstream()).await?;
+        let sql = "SELECT pg_advisory_lock_shared($1)";
+        client.execute(sql, &[&log.identity.stored()]).await?;
+        Ok(Claim {
+            client,
+            number: log.number,
+            cluster: Some(log.identity),
+        })
     }
 }
 
 impl Claim {
-    /// Takes the lock if nobody has it. `None`: it is ours. Must not be repeated once it is. Cancelled, drop the claim.
+    /// Takes the lock if nobody has it who must not. `None`: it is ours. Must not be repeated once it is. Cancelled, drop the claim.
     pub async fn take(&self) -> Result<Option<Claimant>, StoreError> {
+        match self.cluster {
+            None => self.take_alone().await,
+            Some(_) => self.join().await,
+        }
+    }
+
+    async fn take_alone(&self) -> Result<Option<Claimant>, StoreError> {
         let sql = "SELECT pg_try_advisory_lock($1, $2)";
         let taken = self
             .client
@@ -41,19 +82,40 @@ impl Claim {
         if taken.try_get(0)? {
             return Ok(None);
         }
-        let sql = "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted AND classid::int8 = $1 AND objid::int8 = $2 AND objsubid = 2 \
-             AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
-        let key = [i64::from(advisory::CLAIM), i64::from(self.number)];
-        let holder = self.client.query_opt(sql, &[&key[0], &key[1]]).await?;
+        Ok(Some(self.holder().await?.unwrap_or(GIVEN_UP)))
+    }
+
+    async fn join(&self) -> Result<Option<Claimant>, StoreError> {
+        let key: [&(dyn tokio_postgres::types::ToSql + Sync); 2] = [&advisory::CLAIM, &self.number];
+        let row = self.client.query_one(JOIN, &key).await?;
+        let (first, joined): (bool, bool) = (row.try_get(0)?, row.try_get(1)?);
+        if first {
+            return Ok(None);
+        }
+        let foreigner = self.holder().await?;
+        if !joined {
+            return Ok(Some(foreigner.unwrap_or(GIVEN_UP)));
+        }
+        if foreigner.is_some() {
+            let sql = "SELECT pg_advisory_unlock_shared($1, $2)";
+            self.client.execute(sql, &key).await?;
+        }
+        Ok(foreigner)
+    }
+
+    /// One who has the lock, unless it is of the same cluster.
+    async fn holder(&self) -> Result<Option<Claimant>, StoreError> {
+        let identity = self.cluster.map(LogIdentity::stored);
+        let holder = self
+            .client
+            .query_opt(HOLDER, &[&advisory::CLAIM, &self.number, &identity])
+            .await?;
         let Some(holder) = holder else {
-            // Given up just now: whoever asks again gets it.
-            return Ok(Some(Claimant {
-                backend: 0,
-                owner: None,
-            }));
+            return Ok(None);
         };
         Ok(Some(Claimant {
             backend: holder.try_get(0)?,
+            of_cluster: holder.try_get(1)?,
             owner: self.owner().await?,
         }))
     }
@@ -68,3 +130,10 @@ impl Claim {
         }
     }
 }
+
+/// Who had it has given it up just now: whoever asks again gets it.
+const GIVEN_UP: Claimant = Claimant {
+    backend: 0,
+    of_cluster: false,
+    owner: None,
+};

@@ -2,6 +2,7 @@
 
 use crate::change::{FlushSeq, RowId};
 use crate::dial::DialError;
+use crate::progress::LogIdentity;
 use std::error::Error as _;
 
 /// The error of everything in this crate that asks Postgres.
@@ -21,6 +22,8 @@ pub enum StoreError {
     Fenced {
         /// Who, in words.
         by: String,
+        /// Its log, if it has said: a newer leader of the same log is another node of the same cluster.
+        identity: Option<LogIdentity>,
     },
     /// A row of `ripen.progress` is locked by somebody who is not to be ended, or may not be by Ripen's role.
     #[error(

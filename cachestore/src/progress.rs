@@ -48,6 +48,8 @@ pub struct Owner {
     pub epoch: u64,
     /// In words for people, as it described itself.
     pub holder: String,
+    /// Of which log.
+    pub identity: LogIdentity,
 }
 
 /// Who takes a log over.
@@ -217,12 +219,13 @@ pub(crate) async fn owner(
     client: &impl GenericClient,
     number: i32,
 ) -> Result<Option<Owner>, StoreError> {
-    let sql = "SELECT epoch, holder FROM ripen.progress WHERE log = $1 AND holder IS NOT NULL ORDER BY epoch DESC LIMIT 1";
+    let sql = "SELECT epoch, holder, identity FROM ripen.progress WHERE log = $1 AND holder IS NOT NULL ORDER BY epoch DESC LIMIT 1";
     let row = client.query_opt(sql, &[&number]).await?;
     let owner = |row: tokio_postgres::Row| {
         Ok(Owner {
             epoch: unsigned(row.try_get(0)?)?,
             holder: row.try_get(1)?,
+            identity: LogIdentity(row.try_get::<_, i64>(2)?.cast_unsigned()),
         })
     };
     row.map(owner).transpose()
@@ -234,10 +237,10 @@ pub(crate) async fn fenced(
     number: i32,
 ) -> Result<StoreError, StoreError> {
     let owner = owner(client, number).await?;
+    let identity = owner.as_ref().map(|owner| owner.identity);
     let unknown = || "a newer leader".to_owned();
-    Ok(StoreError::Fenced {
-        by: owner.map_or_else(unknown, |owner| owner.holder),
-    })
+    let by = owner.map_or_else(unknown, |owner| owner.holder);
+    Ok(StoreError::Fenced { by, identity })
 }
 
 /// Epochs and sequence numbers are bigint in Postgres; none comes near the sign.

@@ -126,6 +126,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), StartErr
     let claiming = Claiming {
         store: server.store.clone(),
         log_number: LOG_NUMBER,
+        cluster: None,
         holder,
         leads: server.grid.clone(),
         claimed: claim,

@@ -3,6 +3,7 @@
 
 mod catalog;
 mod changes;
+mod claim;
 mod dial;
 mod flush;
 mod guard;

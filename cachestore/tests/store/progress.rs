@@ -26,7 +26,7 @@ async fn take_over_fences_older_leaders_off() {
     );
     let error = store.take_over(taker(4)).await.unwrap_err();
     assert!(
-        matches!(&error, StoreError::Fenced { by } if by == "a test"),
+        matches!(&error, StoreError::Fenced { by, identity: Some(identity) } if by == "a test" && *identity == LOG.identity),
         "{error}"
     );
     let error = bench
@@ -72,7 +72,7 @@ async fn each_log_counts_its_own_flushes_and_fences_the_others() {
         .await
         .unwrap_err();
     assert!(
-        matches!(&error, StoreError::Fenced { by } if by == "another"),
+        matches!(&error, StoreError::Fenced { by, identity: Some(identity) } if by == "another" && *identity == another(0).log.identity),
         "{error}"
     );
     let mut batch = bench.batch(vec![vec![bench.insert("t", &[int(3)])]]);
@@ -94,7 +94,7 @@ async fn of_two_logs_that_draw_the_same_epoch_only_one_leads() {
     store.take_over(another(epoch)).await.unwrap();
     let error = store.take_over(taker(epoch)).await.unwrap_err();
     assert!(
-        matches!(&error, StoreError::Fenced { by } if by == "another"),
+        matches!(&error, StoreError::Fenced { by, identity: Some(identity) } if by == "another" && *identity == another(0).log.identity),
         "{error}"
     );
     store.take_over(another(epoch)).await.unwrap();
@@ -128,23 +128,6 @@ async fn who_never_flushed_leaves_the_nameless_count_to_its_log() {
         assert_eq!(store.take_over(its_own).await.unwrap().applied, FlushSeq(7));
     }
     assert_eq!(bench.rows("SELECT count(*) FROM ripen.progress").await, "2");
-}
-
-#[tokio::test]
-async fn one_connection_at_a_time_has_the_claim() {
-    let bench = Bench::new(T).await;
-    let store = bench.store();
-    let (first, second) = (store.claim(0).await.unwrap(), store.claim(0).await.unwrap());
-    assert_eq!(first.take().await.unwrap(), None);
-    let claimant = second.take().await.unwrap().unwrap();
-    assert_eq!(claimant.owner.unwrap().holder, "a test");
-    assert_eq!(store.claim(1).await.unwrap().take().await.unwrap(), None);
-    let end = format!("SELECT pg_terminate_backend({})", claimant.backend);
-    assert_eq!(bench.rows(&end).await, "true");
-    while second.take().await.unwrap().is_some() {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    assert!(first.owner().await.is_err());
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! One Ripen at a time writes behind to a database: claims it before anything else is done there, refuses to start when another has it, and notices when
-//! another has taken over. Keeps people from mistakes; that nothing is lost or doubled rests on the epoch and identity in `ripen.progress`.
+//! another has taken over. Nodes of one cluster are one Ripen here: they share the claim, and that another of them leads ends nobody.
+//! Keeps people from mistakes; that nothing is lost or doubled rests on the epoch and identity in `ripen.progress`.
 //!
 //! ```text
 //! waiting ── lock free ──► claimed ── connection lost ──► waiting again, still serving
@@ -8,7 +9,7 @@
 
 use crate::limits::{CLAIM_PERIOD, CLAIM_WAIT};
 use ripen_cachestore::claim::{Claim, Claimant};
-use ripen_cachestore::progress::Owner;
+use ripen_cachestore::progress::{LogIdentity, LogKey, Owner};
 use ripen_cachestore::{Store, StoreError};
 use ripen_grid::grid::Grid;
 use std::fs;
@@ -80,9 +81,10 @@ impl Holder {
     }
 
     /// Whether the other must be believed to live. What is told of is the process that led last, not for certain the one that holds the lock.
+    /// Who shares it may be any node of a cluster.
     fn fears(&self, claimant: &Claimant) -> bool {
         let owner = claimant.owner.as_ref();
-        !owner.is_some_and(|owner| self.succeeds(&owner.holder))
+        claimant.of_cluster || !owner.is_some_and(|owner| self.succeeds(&owner.holder))
     }
 
     /// An earlier process of the same folder: gone for certain, since the folder's lock is ours.
@@ -93,12 +95,24 @@ impl Holder {
     }
 }
 
+/// Whether a foreigner leads who came after this cluster, of which nodes lead in turn. `own`: the newest epoch of one of them that was seen. Whoever led before this node
+/// has seen its own cluster lead may be somebody of before.
+fn supersedes(cluster: LogIdentity, own: &mut Option<u64>, owner: &Owner) -> bool {
+    if owner.identity == cluster {
+        *own = (*own).max(Some(owner.epoch));
+        return false;
+    }
+    own.is_some_and(|own| owner.epoch >= own)
+}
+
 /// The claim's task.
 pub struct Claiming {
     /// The system of record.
     pub store: Store,
     /// The log's number.
     pub log_number: i32,
+    /// The log's identity, if this process is a node of a cluster.
+    pub cluster: Option<LogIdentity>,
     /// This process.
     pub holder: Holder,
     /// Has taken over once its queue is settled.
@@ -117,12 +131,24 @@ impl Claiming {
     async fn keep(&self) -> Result<(), ClaimError> {
         let (mut refused_since, mut own) = (None, None);
         loop {
-            let lost = match self.store.claim(self.log_number).await {
+            let lost = match self.connect().await {
                 Ok(claim) => self.hold(&claim, &mut refused_since, &mut own).await?,
                 Err(error) => error,
             };
             tracing::debug!(error = %lost, "the claim on the database is to be made anew");
             sleep(CLAIM_PERIOD).await;
+        }
+    }
+
+    async fn connect(&self) -> Result<Claim, StoreError> {
+        let number = self.log_number;
+        match self.cluster {
+            None => self.store.claim(number).await,
+            Some(identity) => {
+                self.store
+                    .claim_as_member(LogKey { number, identity })
+                    .await
+            }
         }
     }
 
@@ -151,13 +177,20 @@ impl Claiming {
             }
             let led = self.leads.settled();
             match claim.owner().await {
-                Ok(Some(owner)) if self.holder.superseded(led, own, &owner) => {
+                Ok(Some(owner)) if self.superseded(led, own, &owner) => {
                     return Err(ClaimError::Superseded(owner.holder));
                 }
                 Ok(_) => {}
                 Err(error) => return Ok(error),
             }
             sleep(CLAIM_PERIOD).await;
+        }
+    }
+
+    fn superseded(&self, led: bool, own: &mut Option<u64>, owner: &Owner) -> bool {
+        match self.cluster {
+            None => self.holder.superseded(led, own, owner),
+            Some(cluster) => supersedes(cluster, own, owner),
         }
     }
 
@@ -192,14 +225,19 @@ impl Claiming {
 mod tests {
     use super::*;
 
+    const OWN: LogIdentity = LogIdentity(1);
+
     fn holder() -> Holder {
         let place = "data folder /a on h".to_owned();
         Holder { place, pid: 7 }
     }
 
     fn owner(holder: &str, epoch: u64) -> Owner {
-        let holder = holder.to_owned();
-        Owner { epoch, holder }
+        Owner {
+            epoch,
+            holder: holder.to_owned(),
+            identity: OWN,
+        }
     }
 
     #[test]
@@ -221,9 +259,25 @@ mod tests {
     }
 
     #[test]
+    fn other_nodes_of_the_cluster_supersede_nobody() {
+        let (mut own, other) = (None, "data folder /b on h, pid 3");
+        for epoch in [5, 6, 4] {
+            assert!(!supersedes(OWN, &mut own, &owner(other, epoch)));
+        }
+        let foreign = |epoch| Owner {
+            identity: LogIdentity(2),
+            ..owner(other, epoch)
+        };
+        assert!(!supersedes(OWN, &mut own, &foreign(5)));
+        assert!(supersedes(OWN, &mut own, &foreign(6)));
+        assert!(!supersedes(OWN, &mut None, &foreign(6)));
+    }
+
+    #[test]
     fn only_the_last_process_of_the_same_folder_is_known_to_be_gone() {
         let claimant = |holder: Option<&str>| Claimant {
             backend: 1,
+            of_cluster: false,
             owner: holder.map(|holder| owner(holder, 1)),
         };
         let holder = holder();
@@ -231,5 +285,10 @@ mod tests {
         assert!(holder.fears(&claimant(Some("data folder /a on other, pid 6"))));
         assert!(holder.fears(&claimant(Some("data folder /b on h, pid 6"))));
         assert!(holder.fears(&claimant(None)));
+        let of_cluster = Claimant {
+            of_cluster: true,
+            ..claimant(Some("data folder /a on h, pid 6"))
+        };
+        assert!(holder.fears(&of_cluster));
     }
 }
