@@ -12,6 +12,7 @@ pub mod error;
 pub mod event;
 pub mod limits;
 pub mod publication;
+pub mod slots;
 pub mod stream;
 
 mod backoff;

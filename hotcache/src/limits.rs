@@ -44,3 +44,9 @@ pub const HORIZON_POLL: Duration = Duration::from_millis(100);
 /// How long changing the publication may wait for a lock on a table (VACUUM, index builds, open transactions with DDL). Then it fails, to be repeated.
 /// Less than Postgres's `deadlock_timeout` of one second: where it and a client wait for each other, the client must not be the one that fails.
 pub const PUBLICATION_LOCK_TIMEOUT: &str = "500ms";
+
+/// Longest name of anything in Postgres (`NAMEDATALEN`). A longer one of a slot is refused before Postgres does.
+pub const NAME_BYTES_MAX: usize = 63;
+
+/// What a node of a cluster adds to the name of its slot: "_" and sixteen digits.
+pub const NODE_SUFFIX_BYTES: usize = 17;

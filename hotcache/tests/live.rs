@@ -2,6 +2,8 @@
 
 #[path = "live/following.rs"]
 mod following;
+#[path = "live/nodes.rs"]
+mod nodes;
 #[path = "live/server.rs"]
 mod server;
 

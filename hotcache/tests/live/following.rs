@@ -46,9 +46,20 @@ impl Following {
         catalog: Catalog,
         drop_slot_on_stop: bool,
     ) -> Result<Following> {
+        Following::begin_on("ripen_1", server, login, catalog, drop_slot_on_stop)
+    }
+
+    /// The same with a slot of that name.
+    pub fn begin_on(
+        slot: &str,
+        server: &Server,
+        login: &str,
+        catalog: Catalog,
+        drop_slot_on_stop: bool,
+    ) -> Result<Following> {
         let hot_cache = HotCache::new(Options {
             upstream: server.url(login).parse()?,
-            slot: "ripen_1".into(),
+            slot: slot.to_owned(),
             publication: "ripen".into(),
             log: log(1),
             drop_slot_on_stop: Arc::new(drop_slot_on_stop.into()),
