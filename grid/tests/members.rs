@@ -321,7 +321,7 @@ async fn three_are_safe_until_one_is_lost_and_every_node_knows() {
     }
     let leader = cluster.leader().unwrap();
     let follower = (1..=3).find(|node| *node != leader).unwrap();
-    let seen = cluster.running[&follower].member.operator().view().await;
+    let seen = cluster.running[&follower].member.operator().view().await.0;
     assert_eq!((seen.node, seen.leads), (follower, false));
     assert_eq!(seen.leader.map(|leader| leader.node), Some(leader));
     let reached = |seen: &&Seen| seen.silent_ms.is_some() && seen.matched.is_some();

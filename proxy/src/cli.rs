@@ -18,6 +18,19 @@ pub enum Invocation {
     PrintMigrations,
     /// Look at or deal with dead letters.
     DeadLetters(Box<Config>, DeadLetters),
+    /// Ask the node whose admin server is there.
+    Node(String, NodeAsk),
+}
+
+/// A command to a running node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NodeAsk {
+    /// Show it and its cluster.
+    Status,
+    /// Let another lead.
+    Drain,
+    /// Go for good.
+    Leave,
 }
 
 /// A command on dead letters.
@@ -62,6 +75,15 @@ pub fn parse(words: Vec<String>, env: Vec<(String, String)>) -> Result<Invocatio
             };
             Ok(Invocation::DeadLetters(config(sub, env)?, what))
         }
+        Some(("node", sub)) => {
+            let (name, sub) = sub.subcommand().expect("clap asks for a subcommand");
+            let ask = match name {
+                "drain" => NodeAsk::Drain,
+                "leave" => NodeAsk::Leave,
+                _ => NodeAsk::Status,
+            };
+            Ok(Invocation::Node(admin(sub, env)?, ask))
+        }
         _ => Ok(Invocation::Run(config(&matches, env)?)),
     }
 }
@@ -84,6 +106,26 @@ pub fn command() -> Command {
                 .about("Mark one as dealt with")
                 .arg(id()),
         );
+    let admin = Arg::new("admin")
+        .long("admin")
+        .value_name("HOST:PORT")
+        .global(true)
+        .help("Which node: its admin_listen [default: that of this configuration]");
+    let node = Command::new("node")
+        .about("A running node and its cluster")
+        .subcommand_required(true)
+        .arg(admin)
+        .subcommand(
+            Command::new("status").about("Show it, and the others as their leader sees them"),
+        )
+        .subcommand(
+            Command::new("drain")
+                .about("Let another node lead, and take no new clients: before a restart"),
+        )
+        .subcommand(
+            Command::new("leave")
+                .about("Go for good: the others go on without this node, and it stops"),
+        );
     let print = Arg::new("print")
         .long("print")
         .action(ArgAction::SetTrue)
@@ -96,6 +138,7 @@ pub fn command() -> Command {
         .subcommand(Command::new("check-config").about("Print the settings in effect, or every error"))
         .subcommand(Command::new("migrate").about("Create schema \"ripen\" in the system of record").arg(print))
         .subcommand(dead_letters)
+        .subcommand(node)
 }
 
 fn settings() -> Vec<Arg> {
@@ -137,6 +180,18 @@ fn settings() -> Vec<Arg> {
 }
 
 fn config(matches: &ArgMatches, env: Vec<(String, String)>) -> Result<Box<Config>, Problems> {
+    Config::load(&sources(matches, env)?).map(Box::new)
+}
+
+/// Where the node's admin server is. The rest of the configuration is the node's matter, and need not be there.
+fn admin(matches: &ArgMatches, env: Vec<(String, String)>) -> Result<String, Problems> {
+    match matches.get_one::<String>("admin") {
+        Some(given) => Ok(given.clone()),
+        None => Config::admin_address(&sources(matches, env)?),
+    }
+}
+
+fn sources(matches: &ArgMatches, env: Vec<(String, String)>) -> Result<Sources, Problems> {
     let names = GLOBAL
         .iter()
         .map(|key| key.name)
@@ -154,12 +209,11 @@ fn config(matches: &ArgMatches, env: Vec<(String, String)>) -> Result<Box<Config
         .map(|(_, path)| path);
     let path = matches.get_one::<String>("config").or(variable);
     let file = path.map(|path| read(path)).transpose()?;
-    let sources = Sources {
+    Ok(Sources {
         file,
         flags: flags.collect(),
         env,
-    };
-    Config::load(&sources).map(Box::new)
+    })
 }
 
 fn read(path: &str) -> Result<(PathBuf, String), Problems> {
@@ -220,6 +274,27 @@ mod tests {
             Ok(Invocation::PrintMigrations)
         ));
         assert!(matches!(words("ripen migrate"), Err(CliError::Config(_))));
+    }
+
+    #[test]
+    fn a_node_is_asked_where_its_admin_server_is() {
+        let node = |line| match words(line) {
+            Ok(Invocation::Node(admin, ask)) => (admin, ask),
+            other => panic!("{other:?}"),
+        };
+        let (admin, ask) = node("ripen node status");
+        assert_eq!((admin.as_str(), ask), ("127.0.0.1:6433", NodeAsk::Status));
+        let (admin, ask) = node("ripen node drain --admin h:1");
+        assert_eq!((admin.as_str(), ask), ("h:1", NodeAsk::Drain));
+        let (admin, ask) = node("ripen node --admin h:1 leave");
+        assert_eq!((admin.as_str(), ask), ("h:1", NodeAsk::Leave));
+        // Of a configuration that is good for nothing else, and for clients of any address.
+        let (admin, _) = node("ripen node status --join x --admin-listen 0.0.0.0:7");
+        assert_eq!(admin, "127.0.0.1:7");
+        let (admin, _) = node("ripen node status --admin-listen [::]:7");
+        assert_eq!(admin, "[::1]:7");
+        assert!(words("ripen node status --admin-listen nonsense").is_err());
+        assert!(words("ripen node").is_err());
     }
 
     #[test]

@@ -1,4 +1,8 @@
-//! The commands beside serving: migrations and dead letters. Talk to the system of record, or to a running Ripen where only it can act; never open the log.
+//! The commands beside serving: migrations, dead letters, nodes. Talk to the system of record, or to a running Ripen where only it can act; never open the log.
+
+mod node;
+
+pub use node::node;
 
 use crate::cli::DeadLetters;
 use crate::config::Config;

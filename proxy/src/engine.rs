@@ -27,6 +27,7 @@ use publisher::Publisher;
 use rewiring::Rewiring;
 use ripen_cachestore::catalog::{Catalog, Relation};
 use ripen_grid::change::RowId;
+use ripen_grid::cluster::status::MemberStatus;
 use ripen_grid::grid::{Grid, GridError, Hold};
 use ripen_grid::limits::LOAD_ATTEMPTS_MAX;
 use ripen_grid::rows::{Found, Read};
@@ -102,6 +103,14 @@ impl Engine {
         self.sources
             .get()
             .map_or_else(Vec::new, |sources| (sources.clients)())
+    }
+
+    /// The cluster, as this node and its leader see it.
+    async fn cluster(&self) -> MemberStatus {
+        match self.sources.get() {
+            Some(sources) => sources.node.view().await.0,
+            None => MemberStatus::default(),
+        }
     }
 
     /// How a relation is cached, by the configuration.

@@ -91,6 +91,18 @@ pub const EXPIRY_MIN: Duration = Duration::from_millis(100);
 /// Shortest `replace_after`: a node is not known to be silent sooner. Reached: the configuration is refused.
 pub const REPLACE_AFTER_MIN: Duration = Duration::from_secs(1);
 
+/// How long a node that is asked to drain waits for another to lead: several elections. Reached: it goes on as before, and says so.
+pub const NODE_DRAIN_WAIT: Duration = Duration::from_secs(10);
+
+/// How long a node that is asked to leave waits until the others go on without it. Reached: it stays, and says so.
+pub const NODE_LEAVE_WAIT: Duration = Duration::from_secs(60);
+
+/// Bytes of an answer of the admin server that `ripen node` reads: thousands of members. Reached: it is refused.
+pub const NODE_ANSWER_BYTES_MAX: usize = 1 << 20;
+
+/// How long `ripen node` waits for a connection to the admin server. Reached: it says that nobody is there.
+pub const NODE_CONNECT_WAIT: Duration = Duration::from_secs(5);
+
 /// How long `/ready` waits for the hot cache once Postgres was reached. A slot waits for all transactions that run, which may be hours; reached, Ripen
 /// counts as ready without its cache, for it is a correct proxy all the same.
 pub const READY_WAIT: Duration = Duration::from_secs(10);

@@ -3,8 +3,9 @@
 
 mod render;
 
-pub use render::{Answer, CLIENT_COLUMNS, clients, openmetrics, show};
+pub use render::{Answer, CLIENT_COLUMNS, NODE_COLUMNS, clients, nodes, openmetrics, show};
 
+use ripen_grid::cluster::status::MemberStatus;
 use serde::Serialize;
 
 /// A snapshot of everything that is shown. Filled on demand; numbers of different parts may be a moment apart.
@@ -18,6 +19,20 @@ pub struct Status {
     pub tables: Vec<TableStatus>,
     /// How often statements got each plan, and why.
     pub plans: Vec<PlanCount>,
+    /// This node among others, as it sees them by itself.
+    pub node: MemberStatus,
+}
+
+impl Status {
+    /// Takes in what this node knows of its cluster.
+    pub fn see_node(&mut self, node: MemberStatus) {
+        self.totals.node_leads = node.leads.into();
+        self.totals.node_may_read = node.may_read.into();
+        self.totals.node_members = node.members.len() as u64;
+        self.totals.node_voters = node.voters().count() as u64;
+        self.totals.node_term = node.term;
+        self.node = node;
+    }
 }
 
 /// One table.
@@ -93,6 +108,8 @@ pub enum Part {
     Hotcache,
     /// Clients and connections to Postgres.
     Sessions,
+    /// This node among others.
+    Node,
 }
 
 /// A number with its name (without the prefix `ripen_`).
@@ -183,6 +200,11 @@ totals! {
     Sessions Counter upstream_dials: u64, "Connections to Postgres opened for clients.";
     Sessions Counter catalog_loads: u64, "Times the catalog was read anew.";
     Sessions Gauge uptime_seconds: f64, "Time since the start.";
+    Node Gauge node_leads: u64, "1 while this node leads its cluster, or is alone.";
+    Node Gauge node_may_read: u64, "1 while this node may answer from memory.";
+    Node Gauge node_members: u64, "Nodes of the cluster, this one included.";
+    Node Gauge node_voters: u64, "Those of them that decide together.";
+    Node Gauge node_term: u64, "Counts leaders: grows whenever one is to be elected.";
 }
 
 impl Totals {

@@ -19,6 +19,7 @@ use crate::engine::publisher;
 use crate::engine::{Engine, Sources};
 use crate::logins::Logins;
 use crate::metrics::{ClientStatus, Status};
+use crate::nodes::control::{Alone, NodeControl};
 use crate::registry::Entry;
 use crate::tls;
 use arc_swap::ArcSwap;
@@ -143,8 +144,9 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), StartErr
         stop,
         ..Front::new(upstream.target, server.engine.clone())
     });
-    let source = server.status_source(front.clone());
-    let admin = admin::serve(admin, source, server.stop.clone());
+    let control: Arc<dyn NodeControl> = Arc::new(Alone { log: node.log() });
+    let source = server.status_source(front.clone(), control.clone());
+    let admin = admin::serve(admin, source, control, server.stop.clone());
     server.tasks.spawn(admin);
     tracing::info!(listen = %server.config.listen, admin = %server.config.admin_listen, upstream = %server.config.upstream, "serving");
     let ended = server.serve(clients, front, node, claim).await;
@@ -397,12 +399,12 @@ impl Server {
         }
     }
 
-    fn status_source(&self, front: Arc<Front<Engine>>) -> StatusSource {
+    fn status_source(&self, front: Arc<Front<Engine>>, node: Arc<dyn NodeControl>) -> StatusSource {
         let (engine, followed) = (Arc::downgrade(&self.engine), self.followed.clone());
         let (readiness, started) = (self.readiness.clone(), self.started);
         let store = self.store.clone();
         let front = Arc::downgrade(&front);
-        let shown = front.clone();
+        let (shown, control) = (front.clone(), node.clone());
         let source: StatusSource = Arc::new(move || {
             let mut status = engine
                 .upgrade()
@@ -411,7 +413,11 @@ impl Server {
                 fill(&mut status, &front, &followed, started);
                 status.totals.upstream_available = u64::from(store.available());
             }
-            status.not_ready = readiness.missing().map(str::to_owned);
+            status.not_ready = readiness
+                .missing()
+                .or(control.not_ready())
+                .map(str::to_owned);
+            status.see_node(control.status());
             status
         });
         let clients = move || {
@@ -422,6 +428,7 @@ impl Server {
         self.engine.set_sources(Sources {
             status: source.clone(),
             clients: Arc::new(clients),
+            node,
         });
         source
     }

@@ -5,7 +5,7 @@ use crate::{network, postgres};
 use anyhow::{Context, bail, ensure};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Output, Stdio};
 use std::time::SystemTime;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -294,6 +294,19 @@ impl Ripen {
         Ok(String::from_utf8_lossy(&answer).into_owned())
     }
 
+    /// What `ripen node …` says of it, and how that ended.
+    ///
+    /// # Errors
+    /// When the program cannot be run.
+    pub async fn ask_node(&self, ask: &str) -> anyhow::Result<Output> {
+        let Place {
+            host, admin_port, ..
+        } = &self.place;
+        let mut command = program_at(&self.place)?;
+        command.args(["node", ask, "--admin", &format!("{host}:{admin_port}")]);
+        Ok(command.output().await?)
+    }
+
     /// A number from `/status`, by the name that `SHOW ripen.status` gives it.
     ///
     /// # Errors
@@ -326,20 +339,7 @@ fn spawn(folder: &Path, place: &Place, starts: &Starts) -> anyhow::Result<Child>
         .create(true)
         .append(true)
         .open(folder.join("log"))?;
-    let mut command = match &place.namespace {
-        None => Command::new(program()?),
-        Some(namespace) => {
-            let [enter, namespace] = network::enter(namespace);
-            let mut command = Command::new(enter);
-            command.arg(namespace).arg(program()?);
-            command
-        }
-    };
-    for (name, _) in
-        std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("RIPEN_"))
-    {
-        command.env_remove(name);
-    }
+    let mut command = program_at(place)?;
     let Starts {
         upstream,
         settings,
@@ -377,6 +377,25 @@ fn spawn(folder: &Path, place: &Place, starts: &Starts) -> anyhow::Result<Child>
         .stderr(log)
         .kill_on_drop(true);
     command.spawn().context("starting ripen")
+}
+
+/// The program, to be run where that one runs, without settings of the test's own environment.
+fn program_at(place: &Place) -> anyhow::Result<Command> {
+    let mut command = match &place.namespace {
+        None => Command::new(program()?),
+        Some(namespace) => {
+            let [enter, namespace] = network::enter(namespace);
+            let mut command = Command::new(enter);
+            command.arg(namespace).arg(program()?);
+            command
+        }
+    };
+    for (name, _) in
+        std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("RIPEN_"))
+    {
+        command.env_remove(name);
+    }
+    Ok(command)
 }
 
 /// The program built beside this test (`TEST_RIPEN` names another one), if it is not older than its source.

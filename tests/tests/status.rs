@@ -255,6 +255,65 @@ async fn every_client_is_listed_as_it_logged_in() -> anyhow::Result<()> {
     Ok(())
 }
 
+#[tokio::test]
+async fn a_node_alone_leads_and_nobody_could_take_over() -> anyhow::Result<()> {
+    let pair = Pair::start(SCHEMA, &[]).await?;
+    let rows = pair.proxied.query("SHOW ripen.nodes", &[]).await?;
+    ensure!(rows.len() == 1, "{} rows", rows.len());
+    let value = |column: &str| rows[0].get::<_, Option<String>>(column);
+    for column in ["here", "leads", "votes"] {
+        ensure!(value(column).as_deref() == Some("true"), "{column}");
+    }
+    for column in ["silent_seconds", "behind_entries"] {
+        ensure!(value(column).as_deref() == Some("0"), "{column}");
+    }
+    for name in ["node_leads", "node_may_read", "node_members", "node_voters"] {
+        ensure!(pair.ripen.number(name).await? == 1.0, "{name}");
+    }
+    let leader = pair.ripen.admin("/leader").await?;
+    ensure!(leader.starts_with("HTTP/1.1 200"), "{leader}");
+    let safe = pair.ripen.admin("/safe").await?;
+    ensure!(
+        safe.starts_with("HTTP/1.1 503") && safe.contains("a node alone"),
+        "{safe}"
+    );
+    let metrics = pair.ripen.admin("/metrics").await?;
+    ensure!(
+        metrics.contains("\nripen_node_silent_seconds{"),
+        "{metrics}"
+    );
+
+    let told = pair.ripen.ask_node("status").await?;
+    let words = String::from_utf8(told.stdout)?;
+    ensure!(
+        told.status.success() && words.contains(": leads, in term"),
+        "{words}"
+    );
+    for ask in ["drain", "leave"] {
+        let refused = pair.ripen.ask_node(ask).await?;
+        let why = String::from_utf8(refused.stderr)?;
+        ensure!(
+            !refused.status.success() && why.starts_with("a node alone"),
+            "{why}"
+        );
+    }
+    let ready = pair.ripen.admin("/ready").await?;
+    ensure!(ready.starts_with("HTTP/1.1 200"), "{ready}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_program_that_cannot_be_a_node_yet_says_so() -> anyhow::Result<()> {
+    let settings = [("cluster_listen", "127.0.0.1:0"), ("bootstrap", "")];
+    let mut ripen = Ripen::start_unready("postgres://postgres@127.0.0.1:1/postgres", &settings)?;
+    let said = ripen.wait_refusal().await?;
+    ensure!(
+        said.contains("cluster_listen: this program cannot run several nodes yet"),
+        "{said}"
+    );
+    Ok(())
+}
+
 /// What a client with this URL sees of the session named `watched`: its address, and whether it holds a connection to Postgres.
 async fn watch(client: &tokio_postgres::Client) -> anyhow::Result<[Option<String>; 3]> {
     let rows = client.query("SHOW ripen.clients", &[]).await?;

@@ -4,6 +4,7 @@ use super::schema::{GLOBAL, TABLE, parse_mode};
 use super::{Config, TablePattern, TableRule, check, file};
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -68,17 +69,7 @@ impl Config {
     /// # Errors
     /// Unknown keys, values that cannot be read, contradictions, a missing upstream; all that were found.
     pub fn load(sources: &Sources) -> Result<Config, Problems> {
-        let mut loader = Loader::default();
-        let mut tables = Vec::new();
-        if let Some((path, text)) = &sources.file {
-            let file = file::parse(path, text);
-            loader.problems = file.problems;
-            loader.apply_all(file.globals);
-            tables = file.tables;
-        }
-        loader.apply_all(sources.env.iter().filter_map(variable).collect());
-        loader.apply_all(sources.flags.iter().map(flag).collect());
-        // Last, because entries are completed by the defaults of the layers above.
+        let (mut loader, tables) = Loader::of(sources);
         for (origin, settings) in tables {
             loader.add_table(origin, settings);
         }
@@ -91,6 +82,29 @@ impl Config {
         } else {
             Err(Problems(loader.problems))
         }
+    }
+
+    /// Where a program on the same machine reaches the admin server, whatever else is missing or wrong.
+    ///
+    /// # Errors
+    /// When just that cannot be read.
+    pub fn admin_address(sources: &Sources) -> Result<String, Problems> {
+        let (mut loader, _) = Loader::of(sources);
+        let concerns = |problem: &Problem| matches!(problem.key.as_str(), "" | "admin_listen");
+        loader.problems.retain(concerns);
+        match loader.problems.is_empty() {
+            true => Ok(near(&loader.config.admin_listen)),
+            false => Err(Problems(loader.problems)),
+        }
+    }
+}
+
+/// An address to connect to, of one to listen on.
+fn near(listen: &str) -> String {
+    match listen.parse::<SocketAddr>() {
+        Ok(SocketAddr::V4(any)) if any.ip().is_unspecified() => format!("127.0.0.1:{}", any.port()),
+        Ok(SocketAddr::V6(any)) if any.ip().is_unspecified() => format!("[::1]:{}", any.port()),
+        _ => listen.to_owned(),
     }
 }
 
@@ -131,6 +145,21 @@ struct Loader {
 }
 
 impl Loader {
+    /// All layers but the `[[table]]` entries, which are completed by them.
+    fn of(sources: &Sources) -> (Loader, Vec<(Origin, Vec<Setting>)>) {
+        let mut loader = Loader::default();
+        let mut tables = Vec::new();
+        if let Some((path, text)) = &sources.file {
+            let file = file::parse(path, text);
+            loader.problems = file.problems;
+            loader.apply_all(file.globals);
+            tables = file.tables;
+        }
+        loader.apply_all(sources.env.iter().filter_map(variable).collect());
+        loader.apply_all(sources.flags.iter().map(flag).collect());
+        (loader, tables)
+    }
+
     fn apply_all(&mut self, settings: Vec<Setting>) {
         for setting in settings {
             let Some((name, outcome)) = self.set(&setting) else {

@@ -60,7 +60,7 @@ pub const GLOBAL: &[Key<Config>] = keys! { Config;
     cluster_cert of cluster: "this node's certificate chain (PEM) for other nodes", parse_optional_path, show_optional_path;
     cluster_key of cluster: "its private key (PEM)", parse_optional_path, show_optional_path;
     replace_after of cluster: "a voter that is silent for so long is replaced, if another node can", parse_replace_after, |v: &_| show_duration(*v);
-    voters of cluster: "most nodes that decide together: 3, 5 or 7; one less than half of them may be lost at a time", parse_voters, ToString::to_string;
+    voters of cluster: "most nodes that decide together: 3, 5 or 7; 1, 2 or 3 of them may be lost at a time", parse_voters, ToString::to_string;
     max_clients: "client connections beyond this are refused", parse_count, ToString::to_string;
     log_format: "how log lines look: text or json", parse_log_format, show_log_format;
     log_level: "which log lines appear: error, warn, info, debug, trace, or tracing directives", parse_log_level, String::clone;

@@ -5,6 +5,7 @@ use crate::admin::StatusSource;
 use crate::config::schema::show_mode;
 use crate::eval::Formats;
 use crate::metrics::{self, Answer, ClientStatus, PlanCount, Status, TableStatus};
+use crate::nodes::control::NodeControl;
 use crate::plan::rights::may_watch;
 use crate::plan::{LocalCall, LocalPlan, Plan, Reason, Shown};
 use crate::session::Route;
@@ -26,6 +27,8 @@ pub struct Sources {
     pub status: StatusSource,
     /// Every client connection. Costs a copy of each: made only for who asks for the list.
     pub clients: Arc<dyn Fn() -> Vec<ClientStatus> + Send + Sync>,
+    /// This node among others.
+    pub node: Arc<dyn NodeControl>,
 }
 
 /// What the engine counts itself.
@@ -195,6 +198,7 @@ fn shown_name(shown: Shown) -> &'static str {
         Shown::Config => "config",
         Shown::Route => "route",
         Shown::DeadLetters => "dead_letters",
+        Shown::Nodes => "nodes",
         Shown::Version => "version",
     }
 }
@@ -210,6 +214,7 @@ pub async fn show(
     let answer = match shown {
         Shown::DeadLetters => engine.dead_letters().await?,
         Shown::Version => one_row(["ripen.version"], [env!("CARGO_PKG_VERSION").to_owned()]),
+        Shown::Nodes => metrics::nodes(&engine.cluster().await),
         Shown::Route => one_row(ROUTE_COLUMNS, last_route(asker.route)),
         Shown::Clients => {
             let catalog = engine.keeper.catalog();
@@ -269,6 +274,7 @@ pub fn describe(engine: &Engine, plan: &LocalPlan, _: Formats<'_>, out: &mut Byt
         LocalPlan::Show(Shown::DeadLetters) => super::dead::COLUMNS.to_vec(),
         LocalPlan::Show(Shown::Version) => vec!["ripen.version"],
         LocalPlan::Show(Shown::Clients) => metrics::CLIENT_COLUMNS.to_vec(),
+        LocalPlan::Show(Shown::Nodes) => metrics::NODE_COLUMNS.to_vec(),
         LocalPlan::Show(Shown::Route) | LocalPlan::Call(LocalCall::Route(_)) => {
             ROUTE_COLUMNS.to_vec()
         }

@@ -7,6 +7,8 @@ use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::registry::Registry;
+use ripen_grid::cluster::status::MemberStatus;
+use std::sync::atomic::AtomicU64;
 
 /// A small result set; every column is text.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,7 +35,13 @@ pub fn show(name: &str, status: &Status, config: &Config) -> Option<Answer> {
     Some(match name {
         "status" => numbers(
             status,
-            &[Part::Cache, Part::Queue, Part::Hotcache, Part::Sessions],
+            &[
+                Part::Cache,
+                Part::Queue,
+                Part::Hotcache,
+                Part::Sessions,
+                Part::Node,
+            ],
         ),
         "queue" => numbers(status, &[Part::Queue]),
         "hotcache" => numbers(status, &[Part::Hotcache]),
@@ -138,6 +146,40 @@ pub fn clients(clients: &[ClientStatus], may_watch: impl Fn(&str) -> bool) -> An
     }
 }
 
+/// Columns of `SHOW ripen.nodes`.
+pub const NODE_COLUMNS: [&str; 8] = [
+    "node",
+    "address",
+    "here",
+    "leads",
+    "votes",
+    "silent_seconds",
+    "log_entries",
+    "behind_entries",
+];
+
+/// Answers `SHOW ripen.nodes`: every member, as the leader sees it; NULL is what only the leader knows, when it was not asked.
+pub fn nodes(status: &MemberStatus) -> Answer {
+    let leader = status.leader.as_ref().map(|leader| leader.node);
+    let row = |seen: &ripen_grid::cluster::status::Seen| {
+        vec![
+            Some(seen.node.to_string()),
+            Some(seen.address.clone()).filter(|address| !address.is_empty()),
+            Some((seen.node == status.node).to_string()),
+            Some((leader == Some(seen.node)).to_string()),
+            Some(seen.votes.to_string()),
+            seen.silent_ms.map(|ms| number(ms as f64 / 1000.0)),
+            seen.matched.map(|matched| matched.to_string()),
+            seen.matched
+                .map(|matched| status.last.saturating_sub(matched).to_string()),
+        ]
+    };
+    Answer {
+        columns: NODE_COLUMNS.to_vec(),
+        rows: status.members.iter().map(row).collect(),
+    }
+}
+
 fn plans(status: &Status) -> Answer {
     let row = |plan: &super::PlanCount| {
         vec![
@@ -170,6 +212,7 @@ pub fn openmetrics(status: &Status) -> String {
     }
     registry.register("statements", "Statements by plan and reason", plans);
     register_tables(&mut registry, status);
+    register_members(&mut registry, &status.node);
     let mut text = String::new();
     encode(&mut text, &registry).expect("writing into a String does not fail");
     text
@@ -223,6 +266,20 @@ fn register_tables(registry: &mut Registry, status: &Status) {
     }
 }
 
+/// Told by the leader only: nobody else knows.
+fn register_members(registry: &mut Registry, node: &MemberStatus) {
+    let family = Family::<Vec<(String, String)>, Gauge<f64, AtomicU64>>::default();
+    for seen in &node.members {
+        let Some(silent_ms) = seen.silent_ms else {
+            continue;
+        };
+        let labels = own(&[("node", &seen.node.to_string()), ("address", &seen.address)]);
+        family.get_or_create(&labels).set(silent_ms as f64 / 1000.0);
+    }
+    let help = "Time since the leader, which alone tells this, last heard of a member";
+    registry.register("node_silent_seconds", help, family);
+}
+
 fn own(labels: &[(&str, &String)]) -> Vec<(String, String)> {
     labels
         .iter()
@@ -234,6 +291,7 @@ fn own(labels: &[(&str, &String)]) -> Vec<(String, String)> {
 mod tests {
     use super::super::{PlanCount, TableStatus};
     use super::*;
+    use ripen_grid::cluster::status::{Seen, Whereabouts};
 
     fn status() -> Status {
         Status {
@@ -255,7 +313,65 @@ mod tests {
                 reason: "by primary key".to_owned(),
                 count: 7,
             }],
+            node: MemberStatus::default(),
         }
+    }
+
+    fn member(node: u64, silent_ms: Option<u64>) -> Seen {
+        Seen {
+            node,
+            address: format!("ripen-{node}:6434"),
+            votes: node < 4,
+            silent_ms,
+            matched: silent_ms.map(|_| 90),
+        }
+    }
+
+    fn node() -> MemberStatus {
+        MemberStatus {
+            node: 2,
+            leads: true,
+            leader: Some(Whereabouts {
+                node: 2,
+                address: None,
+            }),
+            term: 5,
+            last: 100,
+            members: vec![member(2, Some(0)), member(3, Some(1_500)), member(4, None)],
+            ..MemberStatus::default()
+        }
+    }
+
+    #[test]
+    fn members_are_told_with_what_is_known_of_them() {
+        let answer = nodes(&node());
+        let row = |place: usize| {
+            let row = &answer.rows[place];
+            assert_eq!(row.len(), NODE_COLUMNS.len());
+            let words = row.iter().map(|value| value.as_deref().unwrap_or("NULL"));
+            words.collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(row(0), "2 ripen-2:6434 true true true 0 90 10");
+        assert_eq!(row(1), "3 ripen-3:6434 false false true 1.500000 90 10");
+        assert_eq!(row(2), "4 ripen-4:6434 false false false NULL NULL NULL");
+    }
+
+    #[test]
+    fn the_cluster_is_in_the_metrics() {
+        let mut status = status();
+        status.see_node(node());
+        let text = openmetrics(&status);
+        for line in [
+            "ripen_node_leads 1.0",
+            "ripen_node_may_read 0.0",
+            "ripen_node_members 3.0",
+            "ripen_node_voters 2.0",
+            "ripen_node_term 5.0",
+            "ripen_node_silent_seconds{node=\"3\",address=\"ripen-3:6434\"} 1.5",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{text}");
+        }
+        assert!(!text.contains("node=\"4\""));
     }
 
     #[test]

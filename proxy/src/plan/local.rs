@@ -51,6 +51,8 @@ pub enum Shown {
     Route,
     /// `ripen.dead_letters`
     DeadLetters,
+    /// `ripen.nodes`: the members of the cluster.
+    Nodes,
     /// `ripen.version`
     Version,
 }
@@ -91,6 +93,7 @@ fn shown(name: &str) -> Option<Shown> {
         "config" => Some(Shown::Config),
         "route" => Some(Shown::Route),
         "dead_letters" => Some(Shown::DeadLetters),
+        "nodes" => Some(Shown::Nodes),
         "version" => Some(Shown::Version),
         _ => None,
     }

@@ -42,12 +42,19 @@ impl Operator {
         self.shared.status(&self.log)
     }
 
-    /// What this node knows, with what the leader sees of the members if it answers in time. Cancel safe.
-    pub async fn view(&self) -> MemberStatus {
+    /// What this node knows, with what the leader sees of the members if it answers in time; and whether one more node may be lost. Cancel safe.
+    pub async fn view(&self) -> (MemberStatus, Result<(), Unsafe>) {
         let own = self.status();
+        if own.leads {
+            let safe = own.safe();
+            return (own, safe);
+        }
         match self.leaders(&own).await {
-            Ok(leaders) => own.completed(leaders),
-            Err(_) => own,
+            Ok(leaders) => {
+                let safe = leaders.safe();
+                (own.completed(leaders), safe)
+            }
+            Err(unknown) => (own, Err(unknown)),
         }
     }
 
@@ -56,11 +63,7 @@ impl Operator {
     /// # Errors
     /// Why not; also when the leader cannot be asked.
     pub async fn safe(&self) -> Result<(), Unsafe> {
-        let own = self.status();
-        match own.leads {
-            true => own.safe(),
-            false => self.leaders(&own).await?.safe(),
-        }
+        self.view().await.1
     }
 
     async fn leaders(&self, own: &MemberStatus) -> Result<MemberStatus, Unsafe> {
