@@ -6,6 +6,7 @@
 use bytes::BytesMut;
 use criterion::{Criterion, criterion_group, criterion_main};
 use ripen_cachestore::change::{Before, Change, CommitGroup, RowChange, RowId};
+use ripen_grid::log::LogIndex;
 use ripen_grid::ripening::Ripening;
 use ripen_grid::rows::{Moment, Rows};
 use ripen_grid::scope::Scope;
@@ -153,7 +154,7 @@ fn memory(c: &mut Criterion) {
                 row: next(&mut n),
                 change,
             }];
-            rows.apply_group(&CommitGroup { rows: rows_changed })
+            rows.apply_group(&CommitGroup { rows: rows_changed }, LogIndex(1))
         });
     });
 }

@@ -47,6 +47,9 @@ pub enum StoreError {
     /// Ripen's own role may not do what it must.
     #[error("Ripen's role lacks a privilege: {0}")]
     Privilege(String),
+    /// The other nodes could not be told which transaction carries the flush; it was rolled back.
+    #[error("the other nodes could not be told of the flush's transaction")]
+    Untold,
     /// Some groups of a flush cannot be written for now (a lock of somebody else, a right that Ripen's role lacks); nothing of it is written.
     #[error("{by}")]
     HeldUp {
@@ -123,7 +126,9 @@ impl StoreError {
                 Some(code) => classify(code.code()),
                 None => Class::Connection,
             },
-            StoreError::PoolTimeout(_) | StoreError::CatalogUnsteady => Class::Resource,
+            StoreError::PoolTimeout(_) | StoreError::CatalogUnsteady | StoreError::Untold => {
+                Class::Resource
+            }
             StoreError::Fenced { .. } => Class::Fenced,
             StoreError::Hindered { .. } => Class::Lock,
             StoreError::OutOfOrder { .. } | StoreError::UnknownOutcome(_) => Class::Unknown,
@@ -146,6 +151,7 @@ impl StoreError {
             StoreError::HeldUp { by, .. } => by.sqlstate(),
             StoreError::Migration(_) => "55000",
             StoreError::CatalogUnsteady | StoreError::Hindered { .. } => "55P03",
+            StoreError::Untold => "57P01",
             StoreError::Change { sqlstate, .. } => sqlstate,
             StoreError::Unexpected(_) => "XX000",
         }

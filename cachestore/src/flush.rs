@@ -92,6 +92,23 @@ impl Store {
         batch: &FlushBatch,
         on_xid: impl FnOnce(Xid),
     ) -> Result<FlushOutcome, StoreError> {
+        let told = |xid| {
+            on_xid(xid);
+            std::future::ready(Ok(()))
+        };
+        self.flush_told(catalog, batch, told).await
+    }
+
+    /// [`Store::flush`] where others must hear of the transaction before COMMIT is sent. If they cannot be told, it is rolled back.
+    pub async fn flush_told<T>(
+        &self,
+        catalog: &Catalog,
+        batch: &FlushBatch,
+        tell_others: impl FnOnce(Xid) -> T,
+    ) -> Result<FlushOutcome, StoreError>
+    where
+        T: Future<Output = Result<(), StoreError>>,
+    {
         let transaction = Transaction(Some(self.client().await?));
         failpoint::reach_on("flush-before-begin", transaction.client()).await?;
         let rows = batch.groups.iter().flat_map(|group| &group.rows);
@@ -117,7 +134,7 @@ impl Store {
         };
         run.apply_all().await?;
         let (dead, already_gone) = (run.dead, run.already_gone);
-        on_xid(xid);
+        tell_others(xid).await?;
         commit(
             transaction.client(),
             ["flush-before-commit", "flush-committed"],

@@ -16,7 +16,7 @@ use ripen_cachestore::failpoint::reach;
 use ripen_cachestore::flush::{FlushBatch, FlushOutcome};
 use ripen_cachestore::progress::{FlushFate, LogKey, Taken, Taker};
 use ripen_cachestore::{Class, Store, StoreError};
-use ripen_pg::ids::TableOid;
+use ripen_pg::ids::{TableOid, Xid};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -100,6 +100,10 @@ pub struct Flusher {
     pub stats: Arc<FlushStats>,
     /// What it leaves out for a while.
     pub held_up: HeldUp,
+    /// In which term this node leads the log, if it does: only then it flushes.
+    pub leads: watch::Receiver<Option<u64>>,
+    /// Whether other nodes must hear of a flush's transaction before it commits.
+    pub has_peers: bool,
 }
 
 /// Why the flusher's task ended by itself.
@@ -124,10 +128,53 @@ pub enum FlusherError {
 impl Flusher {
     /// Runs until stopped. Only ever fails when it must not go on: what is pending stays in the log. Not cancel safe.
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), FlusherError> {
+        loop {
+            let term = tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                term = self.turn() => match term { Some(term) => term, None => return Ok(()) },
+            };
+            let mut leads = self.leads.clone();
+            let ended = tokio::select! {
+                ended = self.lead(term, &stop) => ended,
+                // Whatever is under way is broken off: who leads next finds out what became of it.
+                _ = leads.wait_for(|now| *now != Some(term)) => continue,
+            };
+            match ended {
+                Err(FlusherError::Fenced(error)) if self.has_peers => {
+                    tracing::warn!(%error, "another node of the cluster flushes now");
+                    tokio::time::sleep(limits::FENCED_WAIT).await;
+                }
+                Err(FlusherError::Log(LogError::NotLeader | LogError::Unknown)) => {
+                    tokio::time::sleep(limits::LEADER_RETRY).await;
+                }
+                ended => return ended,
+            }
+        }
+    }
+
+    /// Waits until this node leads. Who asks meanwhile for a flush asks elsewhere. `None`: nobody will ever ask.
+    async fn turn(&mut self) -> Option<u64> {
+        loop {
+            if let Some(term) = *self.leads.borrow_and_update() {
+                return Some(term);
+            }
+            // Nothing has to be settled by this node, and nobody waits here for what another writes.
+            self.held_up = HeldUp::default();
+            let _ = self.settled.send(true);
+            tokio::select! {
+                request = self.requests.recv() => drop(request?),
+                changed = self.leads.changed() => changed.ok()?,
+            }
+        }
+    }
+
+    /// Flushes for as long as this node leads in that term.
+    async fn lead(&mut self, term: u64, stop: &CancellationToken) -> Result<(), FlusherError> {
         let mut backoff = Backoff {
             step: 0,
             chance: self.chance,
         };
+        let _ = self.settled.send(false);
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
             () = self.may_begin() => {}
@@ -135,7 +182,7 @@ impl Flusher {
         let epoch = loop {
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
-                settled = self.settle() => match settled {
+                settled = self.settle(term) => match settled {
                     Ok(epoch) => break epoch,
                     Err(FlusherError::Store(error)) => self.wait_after(error, &mut backoff, "cannot settle the write-behind queue with Postgres").await?,
                     Err(error) => return Err(error),
@@ -149,7 +196,8 @@ impl Flusher {
                 () = stop.cancelled() => return Ok(()),
                 work = self.next() => match work { Some(work) => work, None => return Ok(()) },
             };
-            self.flush_scope(epoch, scope, cutoff_ms, &stop).await?;
+            self.flush_scope((term, epoch), scope, cutoff_ms, stop)
+                .await?;
             if !stop.is_cancelled() {
                 for request in waiting {
                     self.held_up.answer(request);
@@ -170,8 +218,12 @@ impl Flusher {
     }
 
     /// Takes over the progress row (this waits out a flush transaction still running) and settles the flush that an earlier process left open.
-    async fn settle(&self) -> Result<u64, FlusherError> {
+    async fn settle(&self, term: u64) -> Result<u64, FlusherError> {
         reach("settle-begun");
+        if self.has_peers {
+            // Who has been replaced and does not know it must not take over.
+            self.log.propose_in(term, Command::Nothing).await?;
+        }
         let epoch = self.store.newest_epoch(self.key().number).await?;
         let epoch = epoch.max(self.log.term()) + 1;
         let taken = self.take_over(epoch).await?;
@@ -188,15 +240,15 @@ impl Flusher {
                 true => self.store.dead_rows(self.key(), seq).await?,
                 false => Vec::new(),
             };
-            // A log that fails ends the process elsewhere.
-            let _ = self.log.propose(ended(seq, applied, dead)).await;
+            self.log.propose_in(term, ended(seq, applied, dead)).await?;
             reach("settle-ended");
         }
         if settlement.lost {
             self.complain_of_loss(taken.applied);
         }
         if let Some(applied) = settlement.count_on {
-            let _ = self.log.propose(ended(applied, true, Vec::new())).await;
+            let end = ended(applied, true, Vec::new());
+            self.log.propose_in(term, end).await?;
         }
         Ok(epoch)
     }
@@ -290,7 +342,7 @@ impl Flusher {
     /// Flushes until nothing of the scope that was pending at the cutoff is left.
     async fn flush_scope(
         &mut self,
-        epoch: u64,
+        (term, epoch): (u64, u64),
         scope: FlushScope,
         cutoff_ms: u64,
         stop: &CancellationToken,
@@ -316,7 +368,8 @@ impl Flusher {
                     .clamp(1, limits::FLUSH_ROWS_MAX) as u32,
             };
             reach("flush-before-start");
-            self.log.propose(Command::FlushStart(start)).await?;
+            let start = Command::FlushStart(start);
+            self.log.propose_in(term, start).await?;
             reach("flush-started");
             let Some(open) = self.schedule.open() else {
                 // What it took may all have cancelled out, and more may stand behind it.
@@ -329,7 +382,7 @@ impl Flusher {
                 }
                 return Ok(());
             };
-            self.carry(epoch, &open, &mut backoff, stop).await?;
+            self.carry((term, epoch), &open, &mut backoff, stop).await?;
         }
         Ok(())
     }
@@ -351,7 +404,7 @@ impl Flusher {
     /// Brings one open flush to its end: committed, or given back for another try.
     async fn carry(
         &mut self,
-        epoch: u64,
+        (term, epoch): (u64, u64),
         open: &OpenFlush,
         backoff: &mut Backoff,
         stop: &CancellationToken,
@@ -375,8 +428,8 @@ impl Flusher {
             let begun = Instant::now();
             let flushed = self
                 .store
-                .flush(&catalog, &batch, |xid| {
-                    self.rows.flush_xid(open.seq, xid, &rows)
+                .flush_told(&catalog, &batch, |xid| {
+                    self.tell_xid(term, open.seq, xid, &rows)
                 })
                 .await;
             let took = begun.elapsed().as_micros() as u64;
@@ -432,13 +485,31 @@ impl Flusher {
         }
         if let Some(end) = end {
             reach("flush-before-end");
-            self.log.propose(Command::FlushEnd(end)).await?;
+            let end = Command::FlushEnd(end);
+            self.log.propose_in(term, end).await?;
             reach("flush-ended");
         }
         if let Some(applied) = counted {
-            self.log.propose(ended(applied, true, Vec::new())).await?;
+            let end = ended(applied, true, Vec::new());
+            self.log.propose_in(term, end).await?;
         }
         Ok(())
+    }
+
+    /// All who load rows must know of the transaction before it commits: they could not tell whether what they load contains it.
+    async fn tell_xid(
+        &self,
+        term: u64,
+        seq: FlushSeq,
+        xid: Xid,
+        rows: &[RowId],
+    ) -> Result<(), StoreError> {
+        if !self.has_peers {
+            self.rows.flush_xid(seq, xid, rows);
+            return Ok(());
+        }
+        let told = self.log.propose_in(term, Command::FlushXid(seq, xid)).await;
+        told.map(drop).map_err(|_| StoreError::Untold)
     }
 
     /// Postgres has another count of flushes than it had (it was restored from a backup, or lost the row): the flush under way is chosen anew, and counting goes

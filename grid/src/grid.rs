@@ -3,25 +3,31 @@
 //! Lock order: leader, then fences, then shards (ascending), then the machine's schedule. None is held across an await.
 
 use crate::change::{Before, CommitGroup, RowId};
+use crate::desk::{Answer, Request};
 use crate::feed::Feed;
 use crate::fences::Fences;
 use crate::flusher::FlushRequest;
 use crate::leader::{Leader, Proposal, Undrained};
 use crate::limits;
 use crate::loader::{LoadError, Loader};
-use crate::log::{Command, Log, LogError};
+use crate::log::{Answered, Command, HeldScope, HoldEnd, Log, LogError, RequestId, Ticket};
 use crate::marks::Marks;
+use crate::ownership::Ownership;
+use crate::requester::Requester;
+use crate::requests::Requests;
 use crate::rows::{Found, Rows};
 use crate::schedule::Schedule;
 use crate::scope::Scope;
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use ripen_cachestore::catalog::Catalog;
 use ripen_cachestore::failpoint::reach;
 use ripen_pg::ids::TableOid;
 use ripen_pg::tuple::Tuple;
 use std::collections::HashSet;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
@@ -55,6 +61,12 @@ pub enum GridError {
     /// The flush before a statement did not end in time.
     #[error("the flush before the statement did not end in time")]
     BarrierTimeout,
+    /// Another node leads: ask there.
+    #[error("another node leads the log")]
+    Elsewhere,
+    /// No leader has answered in time. What was asked for may still be carried out.
+    #[error("no leader of the cluster has answered")]
+    NoLeader,
     /// The log is broken or stopped. The write may still be found after a restart.
     #[error("the log cannot take the write")]
     Log(#[from] LogError),
@@ -91,6 +103,14 @@ pub struct Grid {
     pub wait_stats: WaitStats,
     /// What the flusher has done.
     pub flush_stats: Arc<crate::flusher::FlushStats>,
+    /// What is held for transactions of all nodes.
+    pub requests: Arc<Mutex<Requests>>,
+    /// Counts the changes of the catalog that nodes have told of.
+    pub catalog_changes: watch::Receiver<u64>,
+    /// The way to the leader; `None`: this node is alone.
+    pub(crate) requester: Option<Requester>,
+    pub(crate) writer: OnceLock<Writer>,
+    pub(crate) ownership: Ownership,
     pub(crate) leader: Arc<Mutex<Leader>>,
     pub(crate) applied: watch::Receiver<Proposal>,
     pub(crate) settled: watch::Receiver<bool>,
@@ -98,6 +118,21 @@ pub struct Grid {
     pub(crate) loader: Loader,
     pub(crate) flushes: mpsc::UnboundedSender<FlushRequest>,
     pub(crate) options: GridOptions,
+}
+
+/// Carries out a write that some node has asked for, in the words of the asking side, where the log is led. The second argument: below which number that node's process
+/// asks no more.
+pub type Writer = Arc<dyn Fn(RequestId, u64, Bytes) -> BoxFuture<'static, Answer> + Send + Sync>;
+
+/// How a transaction in Postgres holds a scope.
+#[derive(Clone, Debug, Default)]
+pub struct Holder {
+    /// Its backend, if it is known.
+    pub backend: Option<i32>,
+    /// See [`HeldScope::rewires`].
+    pub rewires: bool,
+    /// See [`HeldScope::withdrawn`].
+    pub withdrawn: Vec<TableOid>,
 }
 
 /// What a decision about rows came to, inside the leader's lock.
@@ -119,8 +154,12 @@ impl Grid {
         mut decide: impl FnMut(&[Option<Tuple>]) -> Result<(Option<CommitGroup>, T), E>,
     ) -> Result<Result<T, E>, GridError> {
         self.wait_for_room().await?;
+        let propose = |leader: &mut Leader, group: Command, _: &T| {
+            let term = leader.term().ok_or(GridError::Elsewhere)?;
+            Ok(self.log.propose_in(term, group))
+        };
         for _ in 0..limits::LOAD_ATTEMPTS_MAX {
-            match self.step(catalog, rows, &mut decide)? {
+            match self.step(catalog, rows, &mut decide, None, propose)? {
                 Ok(Step::Load(unknown)) => self.load(&unknown).await?,
                 Ok(Step::Decided(answer, behind, None)) => {
                     self.wait_applied(behind).await;
@@ -137,13 +176,70 @@ impl Grid {
         Err(GridError::NotLoadable(LoadError::Contended))
     }
 
+    /// [`Grid::write`] for a request that may come again: it is carried out once, and answered the same each time.
+    pub async fn write_once<E>(
+        &self,
+        id: RequestId,
+        below: u64,
+        catalog: &Catalog,
+        rows: &[RowId],
+        mut decide: impl FnMut(&[Option<Tuple>]) -> Result<(Option<CommitGroup>, Bytes), E>,
+    ) -> Result<Result<Bytes, E>, GridError> {
+        self.wait_for_room().await?;
+        let propose = |leader: &mut Leader, group: Command, answer: &Bytes| {
+            let term = leader.term().ok_or(GridError::Elsewhere)?;
+            let answer = answer.clone();
+            let answered = Answered { id, below, answer };
+            let command = Command::Once(answered, Box::new(group));
+            leader.ask(id);
+            Ok(self.log.propose_in(term, command))
+        };
+        for _ in 0..limits::LOAD_ATTEMPTS_MAX {
+            let answer = self.requests.lock().answer(id).cloned();
+            if let Some(answer) = answer {
+                self.everywhere(self.log.applied()).await;
+                return Ok(Ok(answer));
+            }
+            match self.step(catalog, rows, &mut decide, Some(id), propose)? {
+                Ok(Step::Load(unknown)) => self.load(&unknown).await?,
+                Ok(Step::Decided(answer, behind, None)) => {
+                    self.wait_applied(behind).await;
+                    // Nothing in the log proves that this node still leads, and that all know what the answer rests on.
+                    self.everywhere(self.log.applied()).await;
+                    return match self.is_sure() {
+                        true => Ok(Ok(answer)),
+                        false => Err(GridError::Elsewhere),
+                    };
+                }
+                Ok(Step::Decided(answer, _, Some(ticket))) => {
+                    ticket.await?;
+                    reach("write-applied");
+                    return Ok(Ok(answer));
+                }
+                Err(refused) => return Ok(Err(refused)),
+            }
+        }
+        Err(GridError::NotLoadable(LoadError::Contended))
+    }
+
+    /// Whether a copy of the request is on its way, or was answered.
+    fn is_known(&self, leader: &Leader, id: RequestId) -> bool {
+        let requests = self.requests.lock();
+        leader.is_asked(id) || requests.is_over(id) || requests.answer(id).is_some()
+    }
+
     fn step<T, E>(
         &self,
         catalog: &Catalog,
         rows: &[RowId],
         decide: &mut impl FnMut(&[Option<Tuple>]) -> Result<(Option<CommitGroup>, T), E>,
+        once: Option<RequestId>,
+        propose: impl FnOnce(&mut Leader, Command, &T) -> Result<Ticket, GridError>,
     ) -> Result<Result<Step<T>, E>, GridError> {
         let mut leader = self.leader.lock();
+        if leader.term().is_none() || once.is_some_and(|id| self.is_known(&leader, id)) {
+            return Err(GridError::Elsewhere);
+        }
         if rows.iter().any(|row| self.fences.has(row)) {
             return Err(GridError::Owned);
         }
@@ -182,7 +278,8 @@ impl Grid {
                 reach("write-decided");
                 self.tell_shapes(&mut leader, catalog, &group)?;
                 let proposal = leader.propose(&group);
-                let ticket = self.log.propose(self.guarded(group, rows, &images));
+                let command = self.guarded(group, rows, &images);
+                let ticket = propose(&mut leader, command, &answer)?;
                 Step::Decided(answer, proposal, Some(ticket))
             }
         }))
@@ -195,6 +292,7 @@ impl Grid {
         catalog: &Catalog,
         group: &CommitGroup,
     ) -> Result<(), GridError> {
+        let term = leader.term().ok_or(GridError::Elsewhere)?;
         for change in &group.rows {
             let table = change.row.table;
             let pending = || self.schedule.has_pending(&Scope::Tables([table].into()));
@@ -202,7 +300,7 @@ impl Grid {
             match leader.tell(catalog, table, logged, pending) {
                 Ok(None) => {}
                 // The group comes behind it in the log, and is not taken if this is not.
-                Ok(Some(shape)) => drop(self.log.propose(Command::Shape(table, shape))),
+                Ok(Some(shape)) => drop(self.log.propose_in(term, Command::Shape(table, shape))),
                 Err(Undrained) => return Err(GridError::Owned),
             }
         }
@@ -228,11 +326,7 @@ impl Grid {
         self.fences.raise(&scope);
         drop(leader);
         self.rows.pass_through_shards();
-        let hold = Hold {
-            grid: self.clone(),
-            scope: Some(scope),
-            touched: true,
-        };
+        let hold = Hold::here(self, scope);
         Some(self.clone().bring_back(hold))
     }
 
@@ -367,6 +461,20 @@ impl Grid {
         if scope.is_nothing() {
             return Ok(());
         }
+        if let Some(requester) = &self.requester {
+            // Under a lease, this node knows of everything that was acknowledged.
+            if self.is_sure() && !self.schedule.has_pending(scope) {
+                return Ok(());
+            }
+            let request = Request::Barrier(scope.clone());
+            let patience = self.options.barrier_timeout + limits::LEADER_WAIT;
+            return requester.ask(self, &request, patience).await.map(drop);
+        }
+        self.drain(scope).await
+    }
+
+    /// Where the log is led: waits until everything proposed in the scope is in Postgres.
+    async fn drain(&self, scope: &Scope) -> Result<(), GridError> {
         let last = self.leader.lock().last();
         self.wait_applied(last).await;
         if !self.schedule.has_pending(scope) {
@@ -375,19 +483,19 @@ impl Grid {
         self.flush(scope).await
     }
 
-    /// Gives the scope to the database: from now on reads and writes of it pass through; returns when everything before is in Postgres.
+    /// Gives the scope to the database: from now on reads and writes of it pass through, on all nodes; returns when everything before is in Postgres.
     /// On an error nothing is held. Dropping the hold without [`Grid::release`] counts as a release after a commit.
-    pub async fn hold(self: &Arc<Self>, scope: Scope) -> Result<Hold, GridError> {
+    pub async fn hold(self: &Arc<Self>, scope: Scope, holder: Holder) -> Result<Hold, GridError> {
+        if let Some(requester) = &self.requester {
+            return self.hold_together(requester, scope, holder, true).await;
+        }
         let last = {
             let leader = self.leader.lock();
             self.fences.raise(&scope);
             leader.last()
         };
-        let mut hold = Hold {
-            grid: self.clone(),
-            scope: Some(scope),
-            touched: false,
-        };
+        let mut hold = Hold::here(self, scope);
+        hold.touched = false;
         self.rows.pass_through_shards();
         self.wait_applied(last).await;
         let scope = hold.scope.as_ref().expect("a new hold has its scope");
@@ -400,14 +508,184 @@ impl Grid {
 
     /// The same without waiting for what is pending, for a statement that ends what the flush may be waiting for. What it commits is, to pending rows, an outside
     /// change.
-    pub fn seize(self: &Arc<Self>, scope: Scope) -> Hold {
-        self.fences.raise(&scope);
-        self.rows.pass_through_shards();
-        Hold {
-            grid: self.clone(),
-            scope: Some(scope),
-            touched: true,
+    pub async fn seize(self: &Arc<Self>, scope: Scope, holder: Holder) -> Result<Hold, GridError> {
+        if let Some(requester) = &self.requester {
+            return self.hold_together(requester, scope, holder, false).await;
         }
+        self.ownership.begin(&scope);
+        Ok(Hold::here(self, scope))
+    }
+
+    /// Every node that may answer from memory knows of the hold when this returns.
+    async fn hold_together(
+        self: &Arc<Self>,
+        requester: &Requester,
+        scope: Scope,
+        holder: Holder,
+        flushed: bool,
+    ) -> Result<Hold, GridError> {
+        let open = requester.open();
+        let mut hold = Hold {
+            grid: self.clone(),
+            scope: Some(scope.clone()),
+            id: Some(open.id),
+            touched: false,
+        };
+        let held = HeldScope {
+            id: open.id,
+            below: open.below(),
+            scope,
+            backend: holder.backend,
+            rewires: holder.rewires,
+            withdrawn: holder.withdrawn,
+        };
+        let patience = self.options.barrier_timeout + limits::LEADER_WAIT;
+        requester
+            .ask(self, &Request::Hold(held, flushed), patience)
+            .await?;
+        hold.touched = true;
+        Ok(hold)
+    }
+
+    /// Does what a node wants done by whoever leads. Cancel safe: it may be asked again.
+    pub fn serve(&self, request: Request) -> BoxFuture<'_, Answer> {
+        Box::pin(async move {
+            let served = match request {
+                Request::Hold(held, flushed) => self.serve_hold(held, flushed).await,
+                Request::Release(ids, end) => self.tell(Command::Release(ids, end)).await,
+                Request::Barrier(scope) => self.serve_barrier(&scope).await,
+                Request::CatalogChanged => self.tell(Command::CatalogChanged).await,
+                Request::Write(id, below, write) => {
+                    return match self.writer.get() {
+                        Some(writer) => writer(id, below, write).await,
+                        None => Answer::Elsewhere,
+                    };
+                }
+            };
+            served.map_or_else(Answer::failed, |()| Answer::Done(Bytes::new()))
+        })
+    }
+
+    async fn tell(&self, command: Command) -> Result<(), GridError> {
+        let term = self.leads()?;
+        self.log.propose_in(term, command).await?;
+        Ok(())
+    }
+
+    fn leads(&self) -> Result<u64, GridError> {
+        self.leader.lock().term().ok_or(GridError::Elsewhere)
+    }
+
+    async fn serve_hold(&self, held: HeldScope, flushed: bool) -> Result<(), GridError> {
+        let (id, scope) = (held.id, held.scope.clone());
+        if self.requests.lock().stands(id) {
+            self.everywhere(self.log.applied()).await;
+        } else {
+            self.tell(Command::Hold(held)).await?;
+        }
+        if flushed {
+            // Whatever was decided before the fence stood.
+            self.drain(&scope).await?;
+        }
+        Ok(())
+    }
+
+    async fn serve_barrier(&self, scope: &Scope) -> Result<(), GridError> {
+        let term = self.leads()?;
+        self.drain(scope).await?;
+        match self.leads()? == term && self.is_sure() {
+            true => Ok(()),
+            false => Err(GridError::Elsewhere),
+        }
+    }
+
+    /// Asks the leader, be it this node or another.
+    pub(crate) async fn ask(
+        &self,
+        request: &Request,
+        patience: Duration,
+    ) -> Result<Bytes, GridError> {
+        match &self.requester {
+            Some(requester) => requester.ask(self, request, patience).await,
+            None => Err(GridError::NoLeader),
+        }
+    }
+
+    /// Has a write carried out by the leader, once. `words`: for [`Grid::set_writer`] there.
+    pub async fn ask_write(&self, words: Bytes) -> Result<Bytes, GridError> {
+        let Some(requester) = &self.requester else {
+            return Err(GridError::NoLeader);
+        };
+        let open = requester.open();
+        let request = Request::Write(open.id, open.below(), words);
+        let patience = self.options.pending_wait + limits::LEADER_WAIT;
+        requester.ask(self, &request, patience).await
+    }
+
+    /// Who carries out writes that other nodes ask for. Set once.
+    pub fn set_writer(&self, writer: Writer) {
+        // A second one would be our own mistake, and harmless.
+        let _ = self.writer.set(writer);
+    }
+
+    /// Whether this node is one of a cluster.
+    pub fn has_peers(&self) -> bool {
+        self.requester.is_some()
+    }
+
+    /// This node as a member of its cluster.
+    pub fn member(&self) -> Option<&crate::cluster::Handle> {
+        self.requester.as_ref().map(|requester| &requester.member)
+    }
+
+    /// Whether this node knows of everything that was acknowledged, by any node, before this call.
+    pub fn is_sure(&self) -> bool {
+        self.member().is_none_or(crate::cluster::Handle::may_read)
+    }
+
+    /// What was read of these rows just now may be told when this returns: nobody else tells anything older from now on. Cancel safe.
+    pub async fn settle_read(&self, rows: &[RowId]) {
+        let Some(member) = self.member() else { return };
+        if self.log.acknowledged() >= self.log.applied() {
+            return;
+        }
+        let changed = self.rows.changed(rows);
+        member.everywhere(changed).await;
+    }
+
+    async fn everywhere(&self, index: crate::log::LogIndex) {
+        if let Some(member) = self.member() {
+            member.everywhere(index).await;
+        }
+    }
+
+    /// What processes held that have ended is free. Where this node does not lead any more, the next leader does it.
+    pub async fn end_orphans(&self, ids: Vec<RequestId>) {
+        let told = self.tell(Command::Release(ids, HoldEnd::Changed)).await;
+        told.unwrap_or_else(|error| tracing::debug!(%error, "not given back yet"));
+    }
+
+    /// A process has ended that holds nothing.
+    pub async fn forget_process(&self, process: u64) {
+        let told = self.tell(Command::Forget(process)).await;
+        told.unwrap_or_else(|error| tracing::debug!(%error, "not forgotten yet"));
+    }
+
+    /// Whether a transaction of another node may make statements touch more than they name.
+    pub fn is_rewired_elsewhere(&self) -> bool {
+        let here = self.member().map(crate::cluster::Handle::process);
+        here.is_some_and(|here| self.requests.lock().is_rewired_by_others(here))
+    }
+
+    /// Tells all nodes that the catalog in Postgres is another one. When this returns, none plans by an older one that answers from memory.
+    pub async fn tell_catalog_changed(&self) -> Result<(), GridError> {
+        if self.requester.is_none() {
+            return Ok(());
+        }
+        let told = self
+            .ask(&Request::CatalogChanged, limits::LEADER_WAIT)
+            .await;
+        told.map(drop)
     }
 
     async fn flush(&self, scope: &Scope) -> Result<(), GridError> {
@@ -459,40 +737,22 @@ impl Grid {
     /// Ends a hold. Returns when no cached read can miss what was committed under it: call it before the client sees the acknowledgement.
     pub fn release(&self, mut hold: Hold, changed: bool) {
         if let Some(scope) = hold.scope.take() {
-            self.end_hold(scope, changed);
+            self.end_hold(scope, hold.id, changed);
         }
     }
 
-    fn end_hold(&self, scope: Scope, changed: bool) {
-        match &scope {
-            _ if !changed => self.fences.lower(&scope),
-            Scope::Nothing => self.fences.lower(&scope),
-            Scope::Rows(rows) => {
-                self.rows.drop_rows(rows);
-                self.fences.lower(&scope);
-            }
-            Scope::Tables(_) | Scope::Everything => self.end_wide_hold(scope),
+    fn end_hold(&self, scope: Scope, id: Option<RequestId>, changed: bool) {
+        match (&self.requester, id) {
+            // The fences stand until all have heard of it.
+            (Some(requester), Some(id)) => requester.release(
+                id,
+                match changed {
+                    true => HoldEnd::Changed,
+                    false => HoldEnd::Unchanged,
+                },
+            ),
+            _ => self.ownership.end(scope, changed),
         }
-    }
-
-    /// Tables that the stream follows stay fenced until it has passed the commit; the others lose their clean rows.
-    fn end_wide_hold(&self, scope: Scope) {
-        let served = self.feed.served();
-        match &scope {
-            Scope::Tables(tables) => {
-                let unfollowed = tables
-                    .iter()
-                    .filter(|table| !served.followed.contains(table));
-                unfollowed.for_each(|table| self.rows.drop_table(*table));
-            }
-            _ => served
-                .exclusive
-                .iter()
-                .for_each(|table| self.rows.drop_table(*table)),
-        }
-        let fences = self.fences.clone();
-        self.marks
-            .after_next(Box::new(move || fences.lower(&scope)));
     }
 }
 
@@ -509,10 +769,22 @@ fn bytes(group: &CommitGroup, before: &[Option<Tuple>]) -> usize {
 pub struct Hold {
     grid: Arc<Grid>,
     scope: Option<Scope>,
+    /// By which all nodes know it.
+    id: Option<RequestId>,
     touched: bool,
 }
 
 impl Hold {
+    /// One that only this node knows.
+    fn here(grid: &Arc<Grid>, scope: Scope) -> Hold {
+        Hold {
+            grid: grid.clone(),
+            scope: Some(scope),
+            id: None,
+            touched: true,
+        }
+    }
+
     /// Whether everything in `other` is held.
     pub fn covers(&self, other: &Scope) -> bool {
         self.scope.as_ref().is_some_and(|scope| scope.covers(other))
@@ -523,7 +795,7 @@ impl Drop for Hold {
     fn drop(&mut self) {
         if let Some(scope) = self.scope.take() {
             let grid = self.grid.clone();
-            grid.end_hold(scope, self.touched);
+            grid.end_hold(scope, self.id, self.touched);
         }
     }
 }

@@ -6,11 +6,12 @@
 mod shapes;
 
 use crate::change::{CommitGroup, RowId, Shape};
+use crate::log::RequestId;
 use ripen_cachestore::catalog::Catalog;
 use ripen_pg::ids::TableOid;
 use ripen_pg::tuple::Tuple;
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use shapes::Told;
@@ -20,9 +21,13 @@ pub use shapes::Undrained;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Proposal(pub u64);
 
-/// The overlay and the two counters that say how far the log has come.
+/// The overlay and the two counters that say how far the log has come. All of it is of one term: what was proposed in another is not built upon.
 #[derive(Debug, Default)]
 pub struct Leader {
+    /// The term that this node leads in, once it has applied everything of earlier ones.
+    term: Option<u64>,
+    /// Requests that were proposed and not yet applied.
+    asked: HashSet<RequestId>,
     overlay: HashMap<RowId, Overlaid, foldhash::quality::RandomState>,
     proposed: Proposal,
     applied: Proposal,
@@ -36,6 +41,37 @@ struct Overlaid {
 }
 
 impl Leader {
+    /// From now on this node leads in that term (`None`: it does not), and everything of earlier ones is applied. What it had proposed before is nobody's concern
+    /// any more: the log has it or not.
+    pub fn lead(&mut self, term: Option<u64>) {
+        *self = Leader {
+            term,
+            proposed: self.proposed,
+            applied: self.proposed,
+            ..Leader::default()
+        };
+    }
+
+    /// The term in which this node may decide.
+    pub fn term(&self) -> Option<u64> {
+        self.term
+    }
+
+    /// A request is about to be proposed.
+    pub fn ask(&mut self, id: RequestId) {
+        self.asked.insert(id);
+    }
+
+    /// Whether a request has been proposed and is not applied yet.
+    pub fn is_asked(&self, id: RequestId) -> bool {
+        self.asked.contains(&id)
+    }
+
+    /// A request has been applied, or will not be proposed.
+    pub fn asked(&mut self, id: RequestId) {
+        self.asked.remove(&id);
+    }
+
     /// The image that the next decision about the row must build on, if it is not the applied one. `Some(None)`: deleted.
     pub fn image(&self, row: &RowId) -> Option<Option<Tuple>> {
         self.overlay.get(row).map(|overlaid| overlaid.image.clone())
@@ -80,8 +116,11 @@ impl Leader {
         self.proposed
     }
 
-    /// Notes that the oldest proposal not yet applied now is.
-    pub fn apply(&mut self, group: &CommitGroup) {
+    /// Notes that a group of that term is applied. If it is this leader's, it is the oldest proposal that was not.
+    pub fn apply(&mut self, term: u64, group: &CommitGroup) {
+        if self.term != Some(term) {
+            return;
+        }
         for change in &group.rows {
             if let Entry::Occupied(mut entry) = self.overlay.entry(change.row.clone()) {
                 entry.get_mut().proposals -= 1;
@@ -133,15 +172,30 @@ mod tests {
     fn the_overlay_shows_the_last_proposal_until_all_are_applied() {
         let image: Tuple = [Datum::Value(b"1")].into_iter().collect();
         let mut leader = Leader::default();
+        leader.lead(Some(7));
         let (insert, delete) = (group(Change::Insert { image }), group(Change::Delete));
         leader.propose(&insert);
         let last = leader.propose(&delete);
         assert_eq!(leader.image(&row()), Some(None));
-        leader.apply(&insert);
+        leader.apply(7, &insert);
         assert_eq!(leader.image(&row()), Some(None));
         assert!(leader.applied() < last);
-        leader.apply(&delete);
+        leader.apply(7, &delete);
         assert_eq!(leader.image(&row()), None);
         assert_eq!(leader.applied(), last);
+    }
+
+    #[test]
+    fn what_was_proposed_in_another_term_is_not_built_upon() {
+        let mut leader = Leader::default();
+        leader.lead(Some(7));
+        let last = leader.propose(&group(Change::Delete));
+        leader.lead(Some(9));
+        assert_eq!(leader.image(&row()), None);
+        assert!(leader.applied() >= last, "nobody waits for it");
+        leader.apply(7, &group(Change::Delete));
+        leader.propose(&group(Change::Delete));
+        leader.apply(9, &group(Change::Delete));
+        assert_eq!(leader.image(&row()), None);
     }
 }

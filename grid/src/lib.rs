@@ -4,6 +4,7 @@ pub use ripen_cachestore::change;
 
 pub mod clock;
 pub mod cluster;
+pub mod desk;
 pub mod feed;
 pub mod fences;
 pub mod flusher;
@@ -16,6 +17,9 @@ pub mod machine;
 pub mod marks;
 pub mod memory;
 pub mod node;
+pub mod ownership;
+pub mod requester;
+pub mod requests;
 pub mod ripening;
 pub mod rows;
 pub mod schedule;

@@ -97,3 +97,15 @@ pub const HELD_UP_PAUSE_MIN: Duration = Duration::from_secs(1);
 
 /// Longest such pause: how late a GRANT or the end of a lock is noticed. Each try for a lock costs everybody `FLUSH_LOCK_WAIT`.
 pub const HELD_UP_PAUSE_MAX: Duration = Duration::from_secs(8);
+
+/// How long a node asks for the leader before it refuses what it was asked: some elections.
+pub const LEADER_WAIT: Duration = Duration::from_secs(10);
+
+/// How soon it asks again.
+pub const LEADER_RETRY: Duration = Duration::from_millis(20);
+
+/// How often the stream looks whether the log has told what it must know.
+pub const LOG_POLL: Duration = Duration::from_millis(2);
+
+/// How long a leader of the log that was told that another leads waits before it takes over again, if it still leads.
+pub const FENCED_WAIT: Duration = Duration::from_millis(500);

@@ -18,6 +18,9 @@ use tokio_util::sync::CancellationToken;
 /// Gives the newest catalog. The loader must not keep an old one.
 pub type CatalogSource = Arc<dyn Fn() -> Arc<Catalog> + Send + Sync>;
 
+/// Says whether this node knows of everything that was acknowledged before the call.
+pub type Sure = Arc<dyn Fn() -> bool + Send + Sync>;
+
 /// Why rows could not be loaded. The statement may still pass through.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum LoadError {
@@ -30,6 +33,9 @@ pub enum LoadError {
     /// The table is gone from the catalog.
     #[error("the table is no longer known")]
     NoTable,
+    /// Other nodes may have flushed what this one does not know of: its row could not be told from what lies on top.
+    #[error("this node is cut off from the others")]
+    CutOff,
     /// Changes kept passing by.
     #[error("the rows change faster than they can be loaded")]
     Contended,
@@ -54,12 +60,14 @@ struct Request {
 
 impl Loader {
     /// A loader and the future that must be spawned to run it. Nothing is loaded before `settled` is true: until the flush that an earlier process left
-    /// open is settled, nobody knows whether a loaded row contains it.
+    /// open is settled, nobody knows whether a loaded row contains it. Nothing is kept that was loaded while this node was not `sure`: a flush names its transaction
+    /// to all that are before it commits.
     pub fn new(
         rows: Arc<Rows>,
         store: Store,
         catalog: CatalogSource,
         settled: watch::Receiver<bool>,
+        sure: Sure,
         stop: CancellationToken,
     ) -> (Loader, impl Future<Output = ()>) {
         let (requests, receiver) = mpsc::channel(limits::LOAD_QUEUE_MAX);
@@ -73,6 +81,7 @@ impl Loader {
             rows,
             store,
             catalog,
+            sure,
             waiting: HashMap::new(),
             ready: VecDeque::new(),
             running: JoinSet::new(),
@@ -126,6 +135,7 @@ struct Runner {
     rows: Arc<Rows>,
     store: Store,
     catalog: CatalogSource,
+    sure: Sure,
     waiting: HashMap<TableOid, Vec<Request>>,
     ready: VecDeque<TableOid>,
     running: JoinSet<TableOid>,
@@ -191,16 +201,24 @@ impl Runner {
                 self.ready.push_back(table);
             }
             let (rows, store, catalog) = (self.rows.clone(), self.store.clone(), (self.catalog)());
+            let sure = self.sure.clone();
             self.queries.fetch_add(1, Ordering::Relaxed);
             self.running.spawn(async move {
-                load(&rows, &store, &catalog, table, batch).await;
+                load(&rows, &store, &catalog, &sure, table, batch).await;
                 table
             });
         }
     }
 }
 
-async fn load(rows: &Rows, store: &Store, catalog: &Catalog, table: TableOid, batch: Vec<Request>) {
+async fn load(
+    rows: &Rows,
+    store: &Store,
+    catalog: &Catalog,
+    sure: &Sure,
+    table: TableOid,
+    batch: Vec<Request>,
+) {
     let outcome = match catalog.relations.get(&table) {
         None => Err(LoadError::NoTable),
         Some(relation) => {
@@ -219,6 +237,7 @@ async fn load(rows: &Rows, store: &Store, catalog: &Catalog, table: TableOid, ba
     };
     let answer = match outcome {
         Err(error) => Err(error),
+        Ok(_) if !sure() => Err(LoadError::CutOff),
         Ok(loaded) => {
             let moment = Arc::new(Moment {
                 snapshot: loaded.snapshot,

@@ -3,7 +3,7 @@
 mod acks;
 mod answers;
 mod batcher;
-mod codec;
+pub(crate) mod codec;
 mod command;
 pub mod disk;
 mod error;
@@ -28,7 +28,10 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
-pub use command::{Command, Entry, FlushEnd, FlushScope, FlushStart, LogIndex};
+pub use command::{
+    Answered, Command, Entry, FlushEnd, FlushScope, FlushStart, HeldScope, HoldEnd, LogIndex,
+    RequestId,
+};
 pub use error::LogError;
 pub use leadership::Leadership;
 pub use members::{Members, Reach};
@@ -226,6 +229,7 @@ impl Log {
             proposals: receiver,
             at_ms: 0,
             acks: acks.clone(),
+            left: None,
         };
         let (told, leadership) = watch::channel(Leadership::now(&running.raft));
         let inner = Inner {
@@ -271,9 +275,18 @@ impl Log {
     /// Proposes a command. Never blocks; the order of calls is the order in the log. The queue has no bound of its own:
     /// the caller must limit the bytes of commands whose tickets have not resolved.
     pub fn propose(&self, command: Command) -> Ticket {
+        self.propose_in(self.term(), command)
+    }
+
+    /// [`Log::propose`] of what was decided in a term: in another one it counts for nothing, and the ticket says [`LogError::NotLeader`].
+    pub fn propose_in(&self, term: u64, command: Command) -> Ticket {
         let (waiter, result) = oneshot::channel();
         add(&self.inner.health.counters.queued, 1);
-        let sent = self.inner.proposals.send(Proposal { command, waiter });
+        let sent = self.inner.proposals.send(Proposal {
+            term,
+            command,
+            waiter,
+        });
         if let Err(mpsc::error::SendError(refused)) = sent {
             self.inner.health.counters.queued.fetch_sub(1, Relaxed);
             // The receiver lives on this stack.
@@ -318,6 +331,17 @@ impl Log {
     /// Lets tickets up to here resolve once they are applied, see [`LogOptions::leases`].
     pub(crate) fn acknowledge(&self, upto: LogIndex) {
         self.inner.acks.advance(upto);
+    }
+
+    /// Waits until tickets up to here may resolve. Cancel safe.
+    pub(crate) async fn until_acknowledged(&self, index: LogIndex) {
+        // An error means that the log has ended, which ends the process.
+        let _ = self
+            .inner
+            .acks
+            .watch()
+            .wait_for(|upto| *upto >= index)
+            .await;
     }
 
     /// Up to where tickets may resolve.

@@ -1,10 +1,16 @@
 //! The state machine: applies the log's commands to rows and schedule, the same on every replica. Never asks the clock, chance or Postgres.
 //!
-//! Replicated: the layers not yet in Postgres, their clocks and groups, the open flush, the last flush. Not replicated: clean rows, bases, fences.
+//! Replicated: the layers not yet in Postgres, their clocks and groups, the open flush, the last flush, what nodes have asked and hold. Not replicated: clean rows,
+//! bases, and the fences of a node alone.
 
 use crate::change::{Before, Change, CommitGroup, RowChange, RowId};
 use crate::leader::{Leader, Proposal};
-use crate::log::{Command, Entry, FlushEnd, FlushScope, FlushStart, LogIndex, Machine};
+use crate::log::{
+    Command, Entry, FlushEnd, FlushScope, FlushStart, HeldScope, HoldEnd, LogIndex, Machine,
+    RequestId,
+};
+use crate::ownership::Ownership;
+use crate::requests::Requests;
 use crate::rows::Rows;
 use crate::rows::layer::{Flight, Layer, Stage};
 use crate::schedule::{Inner, OpenFlush, Schedule};
@@ -36,25 +42,36 @@ pub struct GridMachine {
     pub live: Arc<AtomicBool>,
     /// See [`Follows`].
     pub follows: Follows,
+    /// What is held for transactions of all nodes.
+    pub requests: Arc<Mutex<Requests>>,
+    /// What that means for memory.
+    pub ownership: Ownership,
+    /// Counts the changes of the catalog that nodes have told of.
+    pub catalog_changes: Arc<watch::Sender<u64>>,
+}
+
+/// When an entry was proposed.
+#[derive(Clone, Copy)]
+struct Proposed {
+    index: LogIndex,
+    at_ms: u64,
+    term: u64,
+    /// Whether the process had begun by then.
+    live: bool,
 }
 
 impl Machine for GridMachine {
-    fn apply(&mut self, _: LogIndex, entry: Entry) {
+    fn apply(&mut self, index: LogIndex, entry: Entry) {
         let live = self.live.load(Ordering::SeqCst);
         self.schedule.set_clock(entry.at_ms);
+        let proposed = Proposed {
+            index,
+            at_ms: entry.at_ms,
+            term: entry.term,
+            live,
+        };
         for command in entry.commands {
-            match command {
-                Command::Group(group) => self.group(entry.at_ms, &group, Vec::new(), live),
-                Command::Guarded(group, before) => {
-                    self.group(entry.at_ms, &group, before, live);
-                }
-                Command::Shape(table, shape) => {
-                    let mut inner = self.schedule.inner.lock();
-                    inner.shapes.insert(table, Arc::new(shape));
-                }
-                Command::FlushStart(start) => self.flush_start(start, live),
-                Command::FlushEnd(end) => self.flush_end(end),
-            }
+            self.command(command, proposed);
         }
         if live {
             reach("entry-applied");
@@ -65,12 +82,25 @@ impl Machine for GridMachine {
     }
 
     fn snapshot(&self) -> Vec<u8> {
-        stored::save(&self.rows, &self.schedule.inner.lock())
+        let requests = self.requests.lock();
+        stored::save(&self.rows, &self.schedule.inner.lock(), &requests)
     }
 
     fn restore(&mut self, bytes: &[u8]) -> Result<(), String> {
+        let mut requests = self.requests.lock();
+        let before: Vec<Scope> = requests.scopes().cloned().collect();
         let mut inner = self.schedule.inner.lock();
-        stored::load(bytes, &self.rows, &mut inner).map_err(|error| error.to_string())?;
+        let loaded = stored::load(bytes, &self.rows, &mut inner, &mut requests);
+        loaded.map_err(|error| error.to_string())?;
+        requests
+            .scopes()
+            .for_each(|scope| self.ownership.begin(scope));
+        // Whatever ended meanwhile, nothing of it is in memory, and what is loaded from now on has seen it.
+        before
+            .iter()
+            .for_each(|scope| self.ownership.fences.lower(scope));
+        drop(requests);
+        self.catalog_changes.send_modify(|changes| *changes += 1);
         self.schedule.set_clock(inner.ripening.newest_ms());
         self.schedule.publish(&inner);
         Ok(())
@@ -78,9 +108,63 @@ impl Machine for GridMachine {
 }
 
 impl GridMachine {
+    fn command(&self, command: Command, proposed: Proposed) {
+        match command {
+            Command::Group(group) => self.group(proposed, &group, Vec::new()),
+            Command::Guarded(group, before) => self.group(proposed, &group, before),
+            Command::Shape(table, shape) => {
+                let mut inner = self.schedule.inner.lock();
+                inner.shapes.insert(table, Arc::new(shape));
+            }
+            Command::FlushStart(start) => self.flush_start(start, proposed.live),
+            Command::FlushXid(seq, xid) => {
+                let open = self.schedule.open().filter(|open| open.seq == seq);
+                if let Some(open) = open {
+                    self.rows.flush_xid(seq, xid, &open.rows());
+                    self.schedule.carried(seq);
+                }
+            }
+            Command::FlushEnd(end) => self.flush_end(end),
+            Command::Nothing => {}
+            Command::Hold(held) => self.hold(held),
+            Command::Release(ids, end) => self.release(&ids, end),
+            Command::CatalogChanged => self.catalog_changes.send_modify(|changes| *changes += 1),
+            Command::Once(answered, command) => {
+                let id = answered.id;
+                if self.requests.lock().answered(answered) {
+                    self.command(*command, proposed);
+                } else {
+                    tracing::error!(?id, "a request was proposed twice; the second is ignored");
+                }
+                self.leader.lock().asked(id);
+            }
+            Command::Forget(process) => self.requests.lock().forget(process),
+        }
+    }
+
+    fn hold(&self, held: HeldScope) {
+        let (scope, withdrawn) = (held.scope.clone(), held.withdrawn.clone());
+        if !self.requests.lock().hold(held) {
+            return;
+        }
+        self.ownership.begin(&scope);
+        if !withdrawn.is_empty() {
+            self.ownership
+                .feed
+                .unfollow(|table| withdrawn.contains(table));
+        }
+    }
+
+    fn release(&self, ids: &[RequestId], end: HoldEnd) {
+        let free = self.requests.lock().release(ids, end);
+        for ended in free {
+            self.ownership.end(ended.scope, ended.changed);
+        }
+    }
+
     /// `before`: what the rows were, in their order; shorter where that does not count.
-    fn group(&self, at_ms: u64, group: &CommitGroup, before: Vec<Before>, live: bool) {
-        let became = self.rows.apply_group(group);
+    fn group(&self, proposed: Proposed, group: &CommitGroup, before: Vec<Before>) {
+        let became = self.rows.apply_group(group, proposed.index);
         let mut inner = self.schedule.inner.lock();
         inner.written += group.rows.len() as u64;
         inner.coalesced += (group.rows.len() - became.len()) as u64;
@@ -89,12 +173,10 @@ impl GridMachine {
             let bytes = weight(&change.change) + before.weight() as u64;
             (change.row.clone(), bytes, before)
         });
-        inner.ripening.note(at_ms, noted);
+        inner.ripening.note(proposed.at_ms, noted);
         self.schedule.publish(&inner);
         drop(inner);
-        if live {
-            self.leader.lock().apply(group);
-        }
+        self.leader.lock().apply(proposed.term, group);
     }
 
     fn flush_start(&self, start: FlushStart, live: bool) {

@@ -21,6 +21,7 @@ pub use stats::Counters;
 
 use crate::change::{Change, CommitGroup, FlushSeq, RowId};
 use crate::limits;
+use crate::log::LogIndex;
 use age::Tick;
 use parking_lot::{Mutex, RwLockReadGuard, RwLockWriteGuard};
 use passed::Recent;
@@ -379,7 +380,7 @@ impl Rows {
     }
 
     /// Applies a commit group, all of it at one moment. Answers the rows that became pending by it.
-    pub fn apply_group(&self, group: &CommitGroup) -> Vec<RowId> {
+    pub fn apply_group(&self, group: &CommitGroup, index: LogIndex) -> Vec<RowId> {
         let places: SmallVec<[Place<'_>; 8]> = group
             .rows
             .iter()
@@ -389,11 +390,27 @@ impl Rows {
         let mut pending = Vec::with_capacity(group.rows.len());
         for (place, change) in places.iter().zip(&group.rows) {
             let shard = locked.shard(place);
-            if shard.change_or_insert(place, |busy| busy.commit(change.change.clone())) {
+            let (became, settled) = shard.change_or_insert(place, |busy| {
+                let became = busy.commit(change.change.clone(), index);
+                (became, busy.is_settled())
+            });
+            if settled {
+                shard.cancelled = index;
+            }
+            if became {
                 pending.push(change.row.clone());
             }
         }
         pending
+    }
+
+    /// Where the log changed any of these rows last, or later; 0 if they are as they are in Postgres.
+    pub fn changed(&self, rows: &[RowId]) -> LogIndex {
+        let changed = rows.iter().map(|row| {
+            let place = self.place(row);
+            self.shards[place.shard()].read().changed(&place)
+        });
+        changed.max().unwrap_or_default()
     }
 
     /// The pending layers of these rows go into a flush: what is to be written, in the order of `rows`. A row without pending layer is left out.

@@ -62,6 +62,8 @@ pub(crate) struct Inner {
     pub last_seq: FlushSeq,
     /// Rows of flushes that are in Postgres and that the stream has yet to confirm.
     pub unconfirmed: BTreeMap<FlushSeq, Vec<RowId>>,
+    /// An open flush whose transaction the log has named.
+    pub carried: Option<FlushSeq>,
     /// An open flush that the stream has passed already.
     pub confirmed_early: Option<FlushSeq>,
     /// What the bytes of everything on its way mean. A table's changes only when nothing of it is.
@@ -134,6 +136,17 @@ impl Schedule {
             pending_rows: inner.ripening.len() as u64
                 + open.map_or(0, |open| open.rows().len() as u64),
         }
+    }
+
+    /// The log has named the transaction of an open flush.
+    pub(crate) fn carried(&self, seq: FlushSeq) {
+        self.inner.lock().carried = Some(seq);
+    }
+
+    /// Whether the log has told as much of a flush as must be known before the stream may confirm it.
+    pub fn knows(&self, seq: FlushSeq) -> bool {
+        let inner = self.inner.lock();
+        inner.last_seq >= seq || inner.carried == Some(seq)
     }
 
     /// Asks the ripening state.

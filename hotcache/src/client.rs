@@ -60,6 +60,19 @@ impl Prober {
     }
 }
 
+/// Takes what the stream tells.
+pub trait Sink: Send + Sync {
+    /// Takes one event. Must be cancel safe only where stopping is.
+    fn take(&self, event: Event) -> impl Future<Output = ()> + Send;
+}
+
+impl<F: Fn(Event) + Send + Sync> Sink for F {
+    fn take(&self, event: Event) -> impl Future<Output = ()> + Send {
+        self(event);
+        std::future::ready(())
+    }
+}
+
 /// How a session ended.
 enum Ended {
     /// The stop token.
@@ -85,12 +98,12 @@ impl HotCache {
         Prober(self.probe.clone())
     }
 
-    /// Follows the stream until `stop`. `sink` is called in the order of the WAL, must not block for long, and counts as done when it returns.
+    /// Follows the stream until `stop`. `sink` is called in the order of the WAL, and counts as done when it returns: while it waits, nothing more is read, and Postgres hears nothing.
     /// Dropping the future instead of stopping it loses nothing: what was not acknowledged comes again.
     pub async fn run(
         mut self,
         catalog: impl Fn() -> Arc<Catalog> + Send,
-        sink: impl Fn(Event) + Send,
+        sink: impl Sink,
         stop: CancellationToken,
     ) {
         let mut backoff = Backoff::default();
@@ -99,13 +112,13 @@ impl HotCache {
                 Ended::Stopped => break,
                 Ended::Broken(Error::Unavailable(unavailable)) => {
                     tracing::error!(%unavailable, "hot cache is not available");
-                    sink(Event::Unavailable(unavailable));
+                    sink.take(Event::Unavailable(unavailable)).await;
                     UNAVAILABLE_PAUSE
                 }
                 Ended::Broken(error) => {
                     tracing::warn!(%error, "replication stream is away");
                     let reason = error.to_string();
-                    sink(Event::Disconnected { reason });
+                    sink.take(Event::Disconnected { reason }).await;
                     backoff.failed(rand::random())
                 }
             };
@@ -122,7 +135,7 @@ impl HotCache {
     async fn session(
         &mut self,
         catalog: &(impl Fn() -> Arc<Catalog> + Send),
-        sink: &(impl Fn(Event) + Send),
+        sink: &impl Sink,
         stop: &CancellationToken,
         backoff: &mut Backoff,
     ) -> Ended {
@@ -136,7 +149,7 @@ impl HotCache {
         };
         backoff.reset();
         tracing::info!(event = ?connected, "replication stream stands");
-        sink(connected);
+        sink.take(connected).await;
         match self.follow(&mut connection, catalog, sink, stop).await {
             Ok(()) => {
                 // Best effort: what Postgres does not hear now it hears at the next start.
@@ -211,7 +224,7 @@ impl HotCache {
         &mut self,
         connection: &mut Connection,
         catalog: &(impl Fn() -> Arc<Catalog> + Send),
-        sink: &(impl Fn(Event) + Send),
+        sink: &impl Sink,
         stop: &CancellationToken,
     ) -> Result<(), Error> {
         let mut ticks = interval(STATUS_INTERVAL);
@@ -242,12 +255,12 @@ impl HotCache {
         first: Message,
         connection: &mut Connection,
         catalog: &Catalog,
-        sink: &(impl Fn(Event) + Send),
+        sink: &impl Sink,
     ) -> Result<bool, Error> {
-        let mut asked = self.take(first, catalog, sink)?;
+        let mut asked = self.take(first, catalog, sink).await?;
         for _ in 0..MESSAGES_IN_A_ROW {
             match connection.buffered()? {
-                Some(message) => asked |= self.take(message, catalog, sink)?,
+                Some(message) => asked |= self.take(message, catalog, sink).await?,
                 None => break,
             }
         }
@@ -257,11 +270,11 @@ impl HotCache {
         Ok(asked)
     }
 
-    fn take(
+    async fn take(
         &mut self,
         message: Message,
         catalog: &Catalog,
-        sink: &(impl Fn(Event) + Send),
+        sink: &impl Sink,
     ) -> Result<bool, Error> {
         match message.tag {
             b'd' => {}
@@ -269,7 +282,21 @@ impl HotCache {
             b'c' => return Err(Error::Closed),
             _ => return Ok(false),
         }
-        let mut tell = |event| sink(event);
+        let mut told = Vec::new();
+        let asked = self.read(message, catalog, |event| told.push(event));
+        for event in told {
+            sink.take(event).await;
+        }
+        asked
+    }
+
+    /// Answers whether Postgres wants a status at once.
+    fn read(
+        &mut self,
+        message: Message,
+        catalog: &Catalog,
+        mut tell: impl FnMut(Event),
+    ) -> Result<bool, Error> {
         match Envelope::decode(&message.body)? {
             Envelope::XLogData { data, .. } if message.oversized => {
                 if let Some(table) = oversized_table(data) {

@@ -20,5 +20,5 @@ mod connection;
 mod slot;
 mod table;
 
-pub use client::{HotCache, Options, Prober};
+pub use client::{HotCache, Options, Prober, Sink};
 pub use event::{Event, Outcome, RowOutcome, Transaction};

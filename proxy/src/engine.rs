@@ -3,6 +3,7 @@
 
 mod dead;
 mod errors;
+mod forwarded;
 mod holds;
 pub mod keeper;
 pub mod outliving;
@@ -20,6 +21,7 @@ use crate::plan::{
 };
 use crate::session::answerer::{Answerer, Asker, Outcome, Planned, Refusal, Snapshot};
 use bytes::BytesMut;
+use forwarded::{Forwarded, Forwarding};
 use keeper::Keeper;
 use outliving::Word;
 use plans::PlanCache;
@@ -28,8 +30,10 @@ use rewiring::Rewiring;
 use ripen_cachestore::catalog::{Catalog, Relation};
 use ripen_grid::change::RowId;
 use ripen_grid::cluster::status::MemberStatus;
+use ripen_grid::desk::Answer;
 use ripen_grid::grid::{Grid, GridError, Hold};
 use ripen_grid::limits::LOAD_ATTEMPTS_MAX;
+use ripen_grid::log::RequestId;
 use ripen_grid::rows::{Found, Read};
 use ripen_grid::scope::Scope;
 use ripen_pg::ids::{TableOid, TypeOid};
@@ -129,13 +133,7 @@ impl Engine {
     ) -> Result<Result<u64, Vec<RowId>>, Refusal> {
         let table = plan.table.oid;
         let start = out.len();
-        let rows: Vec<RowId> = keys
-            .iter()
-            .map(|key| RowId {
-                table,
-                key: key.clone(),
-            })
-            .collect();
+        let rows = named(table, keys);
         let fenced = || rows.iter().any(|row| self.grid.fences.has(row));
         let followed = || self.grid.feed.followed(table);
         let read = self.grid.rows.read(&rows, fenced, followed, |found| {
@@ -219,6 +217,100 @@ impl Engine {
         is_of(&self.keeper.catalog(), relation)
     }
 
+    /// The rows that a write names, and the catalog that its plan is of.
+    fn writable(
+        &self,
+        plan: &WritePlan,
+        params: &Params<'_>,
+        settings: &Settings,
+    ) -> Result<(Vec<RowId>, Arc<Catalog>), Refusal> {
+        let table = plan.table.oid;
+        let keys = plan
+            .keys(params, settings)
+            .map_err(|EvalError::PassThrough(why)| passed("not-computed", why))?;
+        if !self.grid.feed.serves(table) {
+            return Err(passed(
+                "not-followed",
+                "the table is not followed by the hot cache",
+            ));
+        }
+        let catalog = self.keeper.catalog();
+        if !is_of(&catalog, &plan.table) {
+            return Err(passed("not-computed", "the schema has changed meanwhile"));
+        }
+        let rows = keys.into_iter().map(|key| RowId { table, key });
+        Ok((rows.collect(), catalog))
+    }
+
+    /// Whether a write may still be decided after it has waited for rows or room: a plan knows the constraints of its catalog only.
+    fn still_writable(&self, plan: &WritePlan) -> Result<(), EvalError> {
+        match self.is_of_now(&plan.table) && self.keeper.is_fresh() {
+            true => Ok(()),
+            false => Err(EvalError::PassThrough("the schema has changed meanwhile")),
+        }
+    }
+
+    /// From now on this node carries out writes of all nodes, where it leads.
+    pub fn serve_writes(self: &Arc<Self>) {
+        let engine = Arc::downgrade(self);
+        self.grid.set_writer(Arc::new(move |id, below, words| {
+            let engine = engine.upgrade();
+            Box::pin(async move {
+                match (engine, Forwarded::decode(&words)) {
+                    (Some(engine), Ok(write)) => engine.carry_out(id, below, write).await,
+                    _ => Answer::Elsewhere,
+                }
+            })
+        }));
+    }
+
+    async fn carry_out(&self, id: RequestId, below: u64, write: Forwarded) -> Answer {
+        match self.write_once(id, below, &write).await {
+            Ok(answer) => answer,
+            Err(refusal) => Answer::Done(forwarded::encode_refusal(&refusal)),
+        }
+    }
+
+    async fn write_once(
+        &self,
+        id: RequestId,
+        below: u64,
+        write: &Forwarded,
+    ) -> Result<Answer, Refusal> {
+        if !self.keeper.is_fresh() {
+            self.keeper.until_fresh().await;
+        }
+        let planned = self.plan(&write.facts, write.sql.as_bytes(), &write.declared);
+        let Plan::Write(plan) = &planned.plan else {
+            return Err(passed("leader", "the leader's catalog does not allow it"));
+        };
+        let values: Vec<Option<&[u8]>> = write.values.iter().map(Option::as_deref).collect();
+        let params = Params {
+            formats: Formats(&write.param_formats),
+            values: &values,
+        };
+        let formats = Formats(&write.result_formats);
+        let (rows, catalog) = self.writable(plan, &params, &write.settings)?;
+        let (now, mut out) = (Now::of_statement(now_us()), BytesMut::new());
+        let decided = self.grid.write_once(id, below, &catalog, &rows, |images| {
+            out.clear();
+            self.still_writable(plan)?;
+            let settings = &write.settings;
+            let decision = plan.decide(&params, images, now, settings, formats, &mut out)?;
+            let answer = forwarded::encode_done(decision.tag, &out);
+            Ok::<_, EvalError>((decision.group, answer))
+        });
+        match decided.await {
+            Ok(Ok(answer)) => {
+                self.counters.writes.fetch_add(1, Ordering::Relaxed);
+                Ok(Answer::Done(answer))
+            }
+            Ok(Err(EvalError::PassThrough(why))) => Err(passed("not-computed", why)),
+            Err(GridError::Elsewhere | GridError::Log(_)) => Ok(Answer::Elsewhere),
+            Err(error) => Err(refused(error)),
+        }
+    }
+
     async fn barrier(&self, scope: &Scope) -> Result<(), ErrorFields> {
         let barrier = self.grid.barrier(scope).await;
         barrier.map_err(|error| errors::of_grid(&error))
@@ -240,6 +332,14 @@ impl Engine {
         }
         Ok("CALL")
     }
+}
+
+fn named(table: TableOid, keys: &[Key]) -> Vec<RowId> {
+    let row = |key: &Key| RowId {
+        table,
+        key: key.clone(),
+    };
+    keys.iter().map(row).collect()
 }
 
 fn passed(code: &'static str, text: &'static str) -> Refusal {
@@ -288,6 +388,14 @@ impl Answerer for Engine {
                 epoch: catalog.epoch,
             });
         };
+        if !self.keeper.is_fresh() {
+            let why = "another node has changed the schema";
+            let plan = PassPlan::unknown(Reason::new("outdated", why));
+            return Arc::new(Planned {
+                plan: Plan::PassThrough(Arc::new(plan)),
+                epoch: catalog.epoch,
+            });
+        }
         self.plans
             .get_or_make(sql, declared, facts, catalog.epoch, || {
                 let mode = |relation: &Relation| self.mode(relation);
@@ -307,7 +415,15 @@ impl Answerer for Engine {
     }
 
     fn is_current(&self, planned: &Planned) -> bool {
-        planned.epoch == self.keeper.epoch()
+        planned.epoch == self.keeper.epoch() && self.keeper.is_fresh()
+    }
+
+    fn is_fresh(&self) -> bool {
+        self.keeper.is_fresh()
+    }
+
+    async fn until_fresh(&self) {
+        self.keeper.until_fresh().await;
     }
 
     async fn read(
@@ -329,8 +445,17 @@ impl Answerer for Engine {
                     "the table is not followed by the hot cache",
                 ));
             }
+            if !self.grid.is_sure() {
+                return Err(passed(
+                    "no-lease",
+                    "this node does not know whether it has heard of all that others have written",
+                ));
+            }
             match self.try_read(plan, &keys, params, formats, asker.settings, out)? {
                 Ok(rows) => {
+                    if self.grid.has_peers() {
+                        self.grid.settle_read(&named(plan.table.oid, &keys)).await;
+                    }
                     self.counters.reads.fetch_add(1, Ordering::Relaxed);
                     return Ok(rows);
                 }
@@ -357,33 +482,27 @@ impl Answerer for Engine {
         formats: Formats<'_>,
         out: &mut BytesMut,
     ) -> Result<CommandTag, Refusal> {
-        let table = plan.table.oid;
-        let keys = plan
-            .keys(params, asker.settings)
-            .map_err(|EvalError::PassThrough(why)| passed("not-computed", why))?;
-        let rows: Vec<RowId> = keys.into_iter().map(|key| RowId { table, key }).collect();
-        if !self.grid.feed.serves(table) {
-            return Err(passed(
-                "not-followed",
-                "the table is not followed by the hot cache",
-            ));
+        if self.grid.has_peers() {
+            let forwarding = Forwarding {
+                facts: asker.facts,
+                settings: asker.settings,
+                sql: &plan.source.sql,
+                declared: &plan.source.declared,
+                params,
+                formats,
+            };
+            let asked = self.grid.ask_write(forwarding.encode()).await;
+            let answer = asked.map_err(|error| match error {
+                GridError::NoLeader => Refusal::Error(errors::unknown_outcome()),
+                error => refused(error),
+            })?;
+            return forwarded::decode_answer(&answer, out);
         }
-        let now = now_us();
-        let now = Now {
-            statement_us: now,
-            transaction_us: now,
-        };
-        let catalog = self.keeper.catalog();
-        if !is_of(&catalog, &plan.table) {
-            return Err(passed("not-computed", "the schema has changed meanwhile"));
-        }
-        let start = out.len();
+        let (rows, catalog) = self.writable(plan, params, asker.settings)?;
+        let (now, start) = (Now::of_statement(now_us()), out.len());
         let decided = self.grid.write(&catalog, &rows, |images| {
             out.truncate(start);
-            if !self.is_of_now(&plan.table) {
-                // While it waited for rows or room. A plan knows the constraints of its catalog only.
-                return Err(EvalError::PassThrough("the schema has changed meanwhile"));
-            }
+            self.still_writable(plan)?;
             let decision = plan.decide(params, images, now, asker.settings, formats, out)?;
             Ok::<_, EvalError>((decision.group, decision.tag))
         });

@@ -55,6 +55,16 @@ pub struct Now {
     pub transaction_us: i64,
 }
 
+impl Now {
+    /// Of a statement that is its own transaction.
+    pub fn of_statement(now_us: i64) -> Now {
+        Now {
+            statement_us: now_us,
+            transaction_us: now_us,
+        }
+    }
+}
+
 /// An output column, for RowDescription.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Field {

@@ -133,3 +133,12 @@ pub const WRITTEN_ROW_BYTES_MAX: usize = 64 << 20;
 
 /// How often Postgres is asked what became of a dead letter's replay whose COMMIT was not answered.
 pub const REPLAY_POLL: Duration = Duration::from_millis(500);
+
+/// How long a statement waits for the catalog to be read anew after another node of the cluster has changed it. Then it passes through as touching everything.
+pub const CATALOG_WAIT: Duration = Duration::from_secs(2);
+
+/// How soon the catalog is read again when that has failed after another node had changed it.
+pub const CATALOG_RETRY: Duration = Duration::from_millis(200);
+
+/// How often the leader looks whether processes have ended that hold something.
+pub const ORPHANS_PERIOD: Duration = Duration::from_millis(500);

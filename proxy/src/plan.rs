@@ -118,7 +118,11 @@ fn single(statement: &NodeEnum, asked: &Asked<'_>) -> Plan {
             let narrow = Narrow::both(draft.table.oid, draft.query.keys.clone());
             let reason = Reason::new("write", "is queued");
             let fallback = pass_plan(Some(narrow), reason);
-            return Plan::Write(Arc::new(draft.finish(Arc::new(fallback))));
+            let source = write::Source {
+                sql: asked.sql.to_owned(),
+                declared: asked.declared.to_vec(),
+            };
+            return Plan::Write(Arc::new(draft.finish(Arc::new(fallback), source)));
         }
         Err(reason) => reason,
     };

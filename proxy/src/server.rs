@@ -7,6 +7,7 @@ mod claim;
 mod follow;
 mod memo;
 mod memory;
+mod orphans;
 mod upkeep;
 
 use crate::accept::{self, Front, Listener};
@@ -31,10 +32,11 @@ use ripen_cachestore::catalog::Catalog;
 use ripen_cachestore::progress::LogKey;
 use ripen_cachestore::upstream::UpstreamError;
 use ripen_cachestore::{Store, Upstream, failpoint};
+use ripen_grid::cluster::MemberError;
 use ripen_grid::flusher::{FlusherError, Pace};
 use ripen_grid::grid::{Grid, GridOptions};
 use ripen_grid::log::{self, LogError, LogOptions};
-use ripen_grid::node::{Node, NodeParts};
+use ripen_grid::node::{Node, NodeError, NodeParts};
 use ripen_grid::scope::Scope;
 use ripen_hotcache::HotCache;
 use std::io;
@@ -72,11 +74,9 @@ pub enum StartError {
     /// The log cannot be opened, or broke.
     #[error("the write-ahead log failed: {0}")]
     Log(#[from] LogError),
-    /// Taking part in a cluster.
-    #[error(
-        "cluster_listen: this program cannot run several nodes yet; leave it out for a node alone"
-    )]
-    ClusterNotYet,
+    /// The cluster cannot be joined.
+    #[error("cannot take part in the cluster: {0}")]
+    Member(#[from] MemberError),
     /// Another Ripen writes to this database.
     #[error(transparent)]
     Claim(#[from] ClaimError),
@@ -86,6 +86,15 @@ pub enum StartError {
     /// The admin server or the listener broke.
     #[error("serving ended: {0}")]
     Serve(#[from] io::Error),
+}
+
+impl From<NodeError> for StartError {
+    fn from(error: NodeError) -> StartError {
+        match error {
+            NodeError::Log(error) => StartError::Log(error),
+            NodeError::Member(error) => StartError::Member(error),
+        }
+    }
 }
 
 fn unix_ms() -> u64 {
@@ -104,9 +113,6 @@ pub(crate) fn steady_ms() -> u64 {
 /// # Errors
 /// See [`StartError`].
 pub async fn run(config: Config, stop: CancellationToken) -> Result<(), StartError> {
-    if config.cluster.member().is_some() {
-        return Err(StartError::ClusterNotYet);
-    }
     let config = Arc::new(config);
     let clients = listen(&config.listen).await?;
     let admin = listen(&config.admin_listen).await?;
@@ -210,6 +216,7 @@ fn node_parts(
         clock: unix_ms,
         age_clock: Arc::new(steady_ms),
         chance: rand::random::<f64>,
+        cluster: None,
     }
 }
 
@@ -249,13 +256,15 @@ impl Server {
             let rows = &changing.rows;
             changed.iter().for_each(|table| rows.drop_table(*table));
         });
-        let keeper = Keeper::new(store.clone(), config.clone(), current, on_change);
+        let told = grid.catalog_changes.clone();
+        let keeper = Keeper::new(store.clone(), config.clone(), current, on_change, told);
         let keeper = Arc::new(keeper);
         let stop = CancellationToken::new();
         let (tasks, broken) = (TaskTracker::new(), CancellationToken::new());
         let (outlive, outliving) = mpsc::unbounded_channel();
         let engine = Engine::new(grid.clone(), keeper.clone(), config.clone(), outlive);
         let engine = Arc::new(engine);
+        engine.serve_writes();
         let end = end_outliving(engine.clone(), store.clone(), outliving, stop.clone());
         tasks.spawn(essential("outliving transactions", end, broken.clone()));
         Server {
@@ -306,6 +315,11 @@ impl Server {
         let keeper = self.keeper.clone().run(stop());
         let log = node.key();
         let hot_cache = self.hot_cache(follower, migrated, log);
+        if self.grid.has_peers() {
+            let (engine, store) = (self.engine.clone(), self.store.clone());
+            let orphans = orphans::look_after(engine, store, self.grid.clone(), stop());
+            self.tasks.spawn(essential("orphans", orphans, broken()));
+        }
         let memory = memory::keep_within(self.config.memory_max, self.grid.clone(), stop());
         let folder = self.config.data_dir.clone();
         memo::recall_logins(&folder, &self.logins);
@@ -343,11 +357,7 @@ impl Server {
             });
             let freshness =
                 watch_freshness(store, grid, hot_cache.prober(), max_staleness, stop.clone());
-            let follow = hot_cache.run(
-                move || keeper.catalog(),
-                move |event| follower.take(event),
-                stop,
-            );
+            let follow = hot_cache.run(move || keeper.catalog(), follower, stop);
             tokio::join!(follow, freshness);
         }
     }

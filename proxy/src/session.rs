@@ -451,5 +451,6 @@ fn asker<'a>(me: &Registered, known: &'a Known, route: &'a Route) -> Asker<'a> {
         role: known.role(),
         settings: &known.settings,
         route,
+        backend: me.backend(),
     }
 }

@@ -12,7 +12,7 @@ use ripen_cachestore::change::codec::{Malformed, Reader, put_bytes, put_u64};
 pub(crate) enum Question {
     /// From its log to ours, see [`crate::log::Log::answer`].
     Log(Bytes),
-    /// Which cluster is this? Answered by [`encode_cluster`].
+    /// Which cluster is this? Answered by [`encode_number`].
     Cluster,
     /// To the leader: this node, with that address, wants to belong. Answered by [`Told`].
     Join(u64, String),
@@ -20,6 +20,12 @@ pub(crate) enum Question {
     Leave(u64),
     /// To the leader: this node has applied the log so far and wants a lease. Answered by [`encode_lease`].
     Lease(u64, LogIndex),
+    /// To the leader: what a node wants done by the grid, see [`crate::desk`].
+    Ask(Bytes),
+    /// To the leader: up to where has everything been applied by all who answer from memory? It waits a while until that is at least here. Answered by [`encode_number`].
+    Everywhere(LogIndex),
+    /// Which process is this? Answered by [`encode_number`].
+    Process,
     /// How is the cluster? Answered by a [`super::status::MemberStatus`] as JSON.
     Status,
 }
@@ -45,6 +51,17 @@ impl Question {
                 out.extend_from_slice(question);
                 return out.freeze();
             }
+            Question::Ask(question) => {
+                let mut out = BytesMut::with_capacity(1 + question.len());
+                out.put_u8(6);
+                out.extend_from_slice(question);
+                return out.freeze();
+            }
+            Question::Everywhere(index) => {
+                out.push(7);
+                put_u64(&mut out, index.0);
+            }
+            Question::Process => out.push(8),
             Question::Cluster => out.push(2),
             Question::Join(node, address) => {
                 out.push(3);
@@ -69,6 +86,9 @@ impl Question {
         let mut reader = Reader::new(bytes);
         let question = match reader.u8()? {
             1 => return Ok(Question::Log(bytes.slice(1..))),
+            6 => return Ok(Question::Ask(bytes.slice(1..))),
+            7 => Question::Everywhere(LogIndex(reader.u64()?)),
+            8 => Question::Process,
             2 => Question::Cluster,
             3 => Question::Join(reader.u64()?, text(&mut reader)?),
             4 => Question::Leave(reader.u64()?),
@@ -135,11 +155,11 @@ pub(crate) fn decode_lease(bytes: &[u8]) -> Result<Option<(Grant, LogIndex)>, Ma
     Ok(Some((grant, acknowledged)))
 }
 
-pub(crate) fn encode_cluster(cluster: u64) -> Bytes {
-    Bytes::copy_from_slice(&cluster.to_le_bytes())
+pub(crate) fn encode_number(number: u64) -> Bytes {
+    Bytes::copy_from_slice(&number.to_le_bytes())
 }
 
-pub(crate) fn decode_cluster(bytes: &[u8]) -> Result<u64, Malformed> {
+pub(crate) fn decode_number(bytes: &[u8]) -> Result<u64, Malformed> {
     Reader::new(bytes).u64()
 }
 
@@ -160,6 +180,9 @@ mod tests {
             Question::Join(7, "ripen-2:6434".to_owned()),
             Question::Leave(7),
             Question::Lease(7, LogIndex(9)),
+            Question::Ask(Bytes::from_static(b"hold")),
+            Question::Everywhere(LogIndex(9)),
+            Question::Process,
             Question::Status,
         ] {
             assert_eq!(Question::decode(&question.encode()), Ok(question));
@@ -179,7 +202,7 @@ mod tests {
         for lease in [None, Some((grant, LogIndex(9)))] {
             assert_eq!(decode_lease(&encode_lease(lease)), Ok(lease));
         }
-        assert_eq!(decode_cluster(&encode_cluster(7)), Ok(7));
+        assert_eq!(decode_number(&encode_number(7)), Ok(7));
         assert!(Question::decode(&Bytes::from_static(b"")).is_err());
     }
 }

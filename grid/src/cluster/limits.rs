@@ -35,6 +35,12 @@ pub(crate) const HAND_OVER_PERIOD: Duration = Duration::from_secs(2);
 /// How often the leader looks whether the membership is as it should be.
 pub(crate) const KEEP_PERIOD: Duration = Duration::from_millis(250);
 
+/// How long the leader lets a reader wait for others before it answers how far they are: longer than a lease, so that it nearly always says what is hoped for.
+pub(crate) const EVERYWHERE_WAIT: Duration = Duration::from_millis(500);
+
+/// How soon a reader asks again who did not reach the leader.
+pub(crate) const EVERYWHERE_RETRY: Duration = Duration::from_millis(20);
+
 /// For how long the leader remembers that a node wants to leave. The node repeats it, so a change of mind is heard in time.
 pub(crate) const LEAVE_MEMORY: Duration = Duration::from_secs(5);
 

@@ -5,17 +5,20 @@ mod operator;
 
 pub use operator::{DrainError, Operator};
 
-use super::control::{Question, Told, decode_cluster, decode_lease, encode_cluster, encode_lease};
+use super::control::{Question, Told, decode_lease, decode_number, encode_lease, encode_number};
 use super::hello::Identity;
 use super::keys::Keys;
 use super::lease::{Grant, LEASE_MS};
 use super::leases::Leases;
-use super::limits::{ASK_PATIENCE, CAUGHT_UP_ENTRIES, JOIN_PERIOD, KEEP_PERIOD, LEAVE_MEMORY};
+use super::limits::{
+    ASK_PATIENCE, CAUGHT_UP_ENTRIES, EVERYWHERE_RETRY, EVERYWHERE_WAIT, JOIN_PERIOD, KEEP_PERIOD,
+    LEAVE_MEMORY,
+};
 use super::link::Links;
 use super::listener::Handler;
 use super::membership::{Sight, Step, View, Wish};
 use super::{seeds, tcp};
-use crate::log::{Log, LogError, LogIndex, LogOptions, Machine, Members, Peers};
+use crate::log::{Leadership, Log, LogError, LogIndex, LogOptions, Machine, Members, Peers};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
@@ -24,7 +27,8 @@ use std::io;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::runtime::Handle;
+use tokio::runtime;
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -34,6 +38,11 @@ const LOG_LANE: u8 = 0;
 const CONTROL_LANE: u8 = 1;
 /// Commits wait for these.
 const LEASE_LANE: u8 = 2;
+/// Clients wait for these.
+const ASK_LANE: u8 = 3;
+
+/// Does what other nodes ask of the leader; an error is told to them in words.
+pub type Desk = Arc<dyn Fn(Bytes) -> BoxFuture<'static, Result<Bytes, String>> + Send + Sync>;
 
 /// How a node takes part.
 pub struct MemberOptions {
@@ -45,6 +54,8 @@ pub struct MemberOptions {
     pub seeds: Vec<String>,
     /// What the cluster shall be like.
     pub wish: Wish,
+    /// Drawn for this process, unlike any before.
+    pub process: u64,
 }
 
 /// Why a node cannot take part.
@@ -62,13 +73,16 @@ pub enum MemberError {
 pub struct Member {
     /// The log.
     pub log: Log,
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
 
-struct Shared {
+pub(super) struct Shared {
     node: u64,
+    /// Drawn for this process.
+    process: u64,
+    desk: OnceLock<Desk>,
     address: String,
     cluster: OnceLock<u64>,
     log: OnceLock<Log>,
@@ -106,7 +120,7 @@ impl Member {
     /// # Errors
     /// When the log cannot be opened, or when no seed says which cluster an empty directory is to join. Not cancel safe.
     pub async fn open(
-        runtime: &Handle,
+        runtime: &runtime::Handle,
         options: MemberOptions,
         mut log: LogOptions,
         machine: impl Machine,
@@ -118,6 +132,8 @@ impl Member {
         );
         let shared = Arc::new(Shared {
             node: log.node,
+            process: options.process,
+            desk: OnceLock::new(),
             address: log.address.clone(),
             cluster: OnceLock::new(),
             log: OnceLock::new(),
@@ -166,9 +182,12 @@ impl Member {
         self.operator().leave().await;
     }
 
-    /// Whether a read that begins now may be answered from this node's memory: it contains every write that was acknowledged by any node before.
-    pub fn may_read(&self) -> bool {
-        self.shared.leases.may_read(&self.log)
+    /// What everybody on this node uses of it.
+    pub fn handle(&self) -> Handle {
+        Handle {
+            log: self.log.clone(),
+            shared: self.shared.clone(),
+        }
     }
 
     /// Ends the member's tasks, then its log. Not cancel safe.
@@ -176,6 +195,104 @@ impl Member {
         self.stop.cancel();
         self.tasks.wait().await;
         self.log.shutdown().await;
+    }
+}
+
+/// A running member, as sessions use it. Cheap to clone.
+#[derive(Clone)]
+pub struct Handle {
+    log: Log,
+    shared: Arc<Shared>,
+}
+
+impl Handle {
+    /// This node's number.
+    pub fn node(&self) -> u64 {
+        self.shared.node
+    }
+
+    /// The number of this process.
+    pub fn process(&self) -> u64 {
+        self.shared.process
+    }
+
+    /// Who leads, and every change of that.
+    pub fn leadership(&self) -> watch::Receiver<Leadership> {
+        self.log.leadership()
+    }
+
+    /// Who answers what other nodes ask of the leader. Set once.
+    pub fn serve(&self, desk: Desk) {
+        // A second one would be our own mistake, and harmless.
+        let _ = self.shared.desk.set(desk);
+    }
+
+    /// Whether a read that begins now may be answered from this node's memory: it contains every write that was acknowledged by any node before.
+    pub fn may_read(&self) -> bool {
+        self.shared.leases.may_read(&self.log)
+    }
+
+    /// Asks the leader, if it is another node and known. Cancel safe.
+    ///
+    /// # Errors
+    /// When it cannot be reached, or says no; the question may have been answered all the same.
+    pub async fn ask_leader(&self, question: Bytes, patience: Duration) -> io::Result<Bytes> {
+        let question = Question::Ask(question).encode();
+        self.question_leader(question, ASK_LANE, patience).await
+    }
+
+    async fn question_leader(
+        &self,
+        question: Bytes,
+        lane: u8,
+        patience: Duration,
+    ) -> io::Result<Bytes> {
+        let unknown = || io::Error::other("no other node is known to lead");
+        let leader = self.log.leadership().borrow().leader;
+        let leader = leader
+            .filter(|leader| *leader != self.shared.node)
+            .ok_or_else(unknown)?;
+        let address = self.log.address_of(leader).ok_or_else(unknown)?;
+        let links = &self.shared.links;
+        links
+            .ask(Some(leader), &address, lane, question, patience)
+            .await
+    }
+
+    /// All members, as this node knows.
+    pub fn members(&self) -> BTreeSet<u64> {
+        self.log.members().addresses.into_keys().collect()
+    }
+
+    /// Which process a member is. `None`: it does not say.
+    pub async fn process_of(&self, node: u64) -> Option<u64> {
+        if node == self.shared.node {
+            return Some(self.shared.process);
+        }
+        let address = self.log.address_of(node)?;
+        let question = Question::Process.encode();
+        let links = &self.shared.links;
+        let asked = links.ask(Some(node), &address, CONTROL_LANE, question, ASK_PATIENCE);
+        decode_number(&asked.await.ok()?).ok()
+    }
+
+    /// Waits until everything up to there has been applied by all who answer from memory. Cancel safe.
+    pub async fn everywhere(&self, index: LogIndex) {
+        while self.log.acknowledged() < index {
+            if self.log.leadership().borrow().here {
+                self.log.until_acknowledged(index).await;
+                continue;
+            }
+            let question = Question::Everywhere(index).encode();
+            let asked = self.question_leader(question, ASK_LANE, EVERYWHERE_WAIT * 2);
+            match asked
+                .await
+                .and_then(|told| decode_number(&told).map_err(io::Error::other))
+            {
+                Ok(upto) => self.log.acknowledge(LogIndex(upto)),
+                Err(_) => tokio::time::sleep(EVERYWHERE_RETRY).await,
+            }
+        }
     }
 }
 
@@ -199,7 +316,7 @@ impl Shared {
         let asked = self
             .links
             .ask(None, address, CONTROL_LANE, question, ASK_PATIENCE);
-        decode_cluster(&asked.await?).map_err(io::Error::other)
+        decode_number(&asked.await?).map_err(io::Error::other)
     }
 
     async fn listen(
@@ -228,9 +345,24 @@ impl Shared {
                 .answer(&question)
                 .await
                 .map_err(|error| error.to_string()),
-            Question::Cluster => Ok(encode_cluster(log.identity().0)),
+            Question::Cluster => Ok(encode_number(log.identity().0)),
             Question::Join(node, address) => Ok(self.let_in(log, node, &address).await.encode()),
             Question::Leave(node) => Ok(self.let_go(log, node).encode()),
+            Question::Ask(question) => {
+                let desk = self.desk.get();
+                let desk = desk.ok_or("this node has not started yet")?;
+                desk(question).await
+            }
+            Question::Everywhere(index) => {
+                if !log.leadership().borrow().here {
+                    return Err("this node does not lead".to_owned());
+                }
+                let waiting = log.until_acknowledged(index);
+                // Who asks will ask again.
+                let _ = tokio::time::timeout(EVERYWHERE_WAIT, waiting).await;
+                Ok(encode_number(log.acknowledged().0))
+            }
+            Question::Process => Ok(encode_number(self.process)),
             Question::Lease(node, applied) => {
                 let grant = self.leases.grant(log, node, applied);
                 Ok(encode_lease(grant.map(|grant| (grant, log.acknowledged()))))

@@ -4,31 +4,29 @@ use super::batcher::Waiter;
 use super::command::LogIndex;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
+use tokio::sync::watch;
 
 /// See the module.
-pub(crate) struct Acks(Mutex<Waiting>);
-
-#[derive(Default)]
-struct Waiting {
-    upto: LogIndex,
-    waiters: BTreeMap<LogIndex, Vec<Waiter>>,
+pub(crate) struct Acks {
+    upto: watch::Sender<LogIndex>,
+    waiters: Mutex<BTreeMap<LogIndex, Vec<Waiter>>>,
 }
 
 impl Acks {
     /// `at_once`: there is nobody else to wait for.
     pub(crate) fn new(at_once: bool) -> Acks {
         let upto = LogIndex(if at_once { u64::MAX } else { 0 });
-        Acks(Mutex::new(Waiting {
-            upto,
-            ..Waiting::default()
-        }))
+        Acks {
+            upto: watch::Sender::new(upto),
+            waiters: Mutex::default(),
+        }
     }
 
     /// An entry has been applied here. Its waiters hear of it now or later.
     pub(crate) fn applied(&self, index: LogIndex, waiters: Vec<Waiter>) {
-        let mut waiting = self.0.lock();
-        if index > waiting.upto {
-            waiting.waiters.insert(index, waiters);
+        let mut waiting = self.waiters.lock();
+        if index > self.upto() {
+            waiting.insert(index, waiters);
             return;
         }
         drop(waiting);
@@ -37,18 +35,23 @@ impl Acks {
 
     /// Up to where.
     pub(crate) fn upto(&self) -> LogIndex {
-        self.0.lock().upto
+        *self.upto.borrow()
+    }
+
+    /// [`Acks::upto`], and every change of it.
+    pub(crate) fn watch(&self) -> watch::Receiver<LogIndex> {
+        self.upto.subscribe()
     }
 
     /// Everything up to here may be acknowledged.
     pub(crate) fn advance(&self, upto: LogIndex) {
-        let mut waiting = self.0.lock();
-        if upto <= waiting.upto {
+        let mut waiting = self.waiters.lock();
+        if upto <= self.upto() {
             return;
         }
-        waiting.upto = upto;
-        let later = waiting.waiters.split_off(&LogIndex(upto.0 + 1));
-        let told = std::mem::replace(&mut waiting.waiters, later);
+        self.upto.send_replace(upto);
+        let later = waiting.split_off(&LogIndex(upto.0 + 1));
+        let told = std::mem::replace(&mut *waiting, later);
         drop(waiting);
         told.into_iter()
             .for_each(|(index, waiters)| tell(index, waiters));

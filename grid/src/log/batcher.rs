@@ -22,6 +22,8 @@ pub(crate) type Waiter = oneshot::Sender<Result<LogIndex, LogError>>;
 
 /// A command on its way.
 pub(crate) struct Proposal {
+    /// The term in which it was decided.
+    pub term: u64,
     pub command: Command,
     pub waiter: Waiter,
 }
@@ -37,11 +39,14 @@ pub(crate) struct Batcher {
     pub at_ms: u64,
     /// Where waiters go when their entry has been applied.
     pub acks: Arc<Acks>,
+    /// Decided in another term than the entry before it.
+    pub left: Option<Proposal>,
 }
 
 /// An entry being packed.
 #[derive(Default)]
 struct Packed {
+    term: u64,
     bytes: Vec<u8>,
     commands: Vec<Command>,
     waiters: Vec<Waiter>,
@@ -61,16 +66,9 @@ impl Batcher {
         let in_flight = Arc::new(Semaphore::new(ENTRIES_IN_FLIGHT));
         let mut snapshot_at = 0;
         loop {
-            let first = tokio::select! {
-                biased;
-                () = stop.cancelled() => {
-                    // What is in the channel was proposed before; `recv` gives it out, then ends.
-                    self.proposals.close();
-                    self.proposals.recv().await
-                }
-                first = self.proposals.recv() => first,
+            let Some(first) = self.next(&stop).await else {
+                break;
             };
-            let Some(first) = first else { break };
             let permit = in_flight.clone().acquire_owned().await;
             let permit = permit.expect("the semaphore is never closed");
             let packed = self.pack(first);
@@ -84,10 +82,32 @@ impl Batcher {
         let _ = in_flight.acquire_many(ENTRIES_IN_FLIGHT as u32).await;
     }
 
+    async fn next(&mut self, stop: &CancellationToken) -> Option<Proposal> {
+        if let Some(left) = self.left.take() {
+            return Some(left);
+        }
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => {
+                // What is in the channel was proposed before; `recv` gives it out, then ends.
+                self.proposals.close();
+                self.proposals.recv().await
+            }
+            first = self.proposals.recv() => first,
+        }
+    }
+
     fn pack(&mut self, first: Proposal) -> Packed {
-        let mut packed = Packed::default();
+        let mut packed = Packed {
+            term: first.term,
+            ..Packed::default()
+        };
         let mut next = Some(first);
         while let Some(proposal) = next {
+            if proposal.term != packed.term {
+                self.left = Some(proposal);
+                break;
+            }
             self.health.counters.queued.fetch_sub(1, Relaxed);
             packed.push(proposal);
             let full = packed.bytes.len() >= ENTRY_BYTES || packed.commands.len() >= ENTRY_COMMANDS;
@@ -105,9 +125,10 @@ impl Batcher {
         let applied_ms = get(&self.health.counters.applied_at_ms);
         self.at_ms = self.at_ms.max(applied_ms).max((self.clock)());
         let count = packed.commands.len();
-        let bytes = encode_entry(self.at_ms, count, &packed.bytes);
+        let bytes = encode_entry(self.at_ms, packed.term, count, &packed.bytes);
         let entry = Entry {
             at_ms: self.at_ms,
+            term: packed.term,
             commands: packed.commands,
         };
         add(&self.health.counters.commands, count as u64);
@@ -170,6 +191,7 @@ impl Packed {
 impl Waiting {
     fn answer(mut self, result: ClientWriteResult<Types>) {
         match result {
+            Ok(response) if !response.data => self.fail(&LogError::NotLeader),
             Ok(response) => {
                 let index = LogIndex(response.log_id.index);
                 self.acks.applied(index, std::mem::take(&mut self.waiters));

@@ -1,7 +1,9 @@
 //! What the log carries: commands and the entries that pack them. Never says how they look on disk; `codec.rs` does.
 
+use crate::scope::Scope;
+use bytes::Bytes;
 use ripen_cachestore::change::{Before, CommitGroup, FlushSeq, RowId, Shape};
-use ripen_pg::ids::TableOid;
+use ripen_pg::ids::{TableOid, Xid};
 
 /// A position in the log: the Raft index of an entry. Several commands may share one; Raft's own entries take some too.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -20,6 +22,20 @@ pub enum Command {
     FlushStart(FlushStart),
     /// A flush ended.
     FlushEnd(FlushEnd),
+    /// The transaction that carries the open flush. Its COMMIT is sent only after this is acknowledged.
+    FlushXid(FlushSeq, Xid),
+    /// Nothing: who proposes it finds out whether it still leads.
+    Nothing,
+    /// A scope is given to the database.
+    Hold(HeldScope),
+    /// Holds end. Those that are not known end too, should they still come.
+    Release(Vec<RequestId>, HoldEnd),
+    /// The catalog in Postgres is another one: what was known of it counts no more.
+    CatalogChanged,
+    /// What a request came to, so that it is carried out once however often it is asked.
+    Once(Answered, Box<Command>),
+    /// A process has ended: nothing that it asked will be asked again.
+    Forget(u64),
 }
 
 impl Command {
@@ -28,6 +44,52 @@ impl Command {
     pub(crate) fn must_sync(&self) -> bool {
         matches!(self, Command::FlushStart(_))
     }
+}
+
+/// A request of a node's process, the same however often and to whomever it is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RequestId {
+    /// Drawn when the process began.
+    pub process: u64,
+    /// Its requests are numbered in the order in which they were first sent.
+    pub number: u64,
+}
+
+/// A request and the answer to it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Answered {
+    /// Which one.
+    pub id: RequestId,
+    /// Requests of the process below this number have been answered and will not be sent again.
+    pub below: u64,
+    /// The answer.
+    pub answer: Bytes,
+}
+
+/// A scope that belongs to the database until it is released.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HeldScope {
+    /// The request for it.
+    pub id: RequestId,
+    /// Requests of the process below this number have been answered and will not be sent again.
+    pub below: u64,
+    /// Which rows.
+    pub scope: Scope,
+    /// The backend of Postgres in which the transaction runs, if it is known.
+    pub backend: Option<i32>,
+    /// The transaction may make statements of others touch more than they have named: it ends only when those are over that were held when it began.
+    pub rewires: bool,
+    /// Tables that are taken out of the publication while it lasts.
+    pub withdrawn: Vec<TableOid>,
+}
+
+/// How a hold ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HoldEnd {
+    /// Its scope may have changed.
+    Changed,
+    /// Nothing was changed under it.
+    Unchanged,
 }
 
 /// A flush begins.
@@ -70,6 +132,8 @@ pub struct FlushEnd {
 pub struct Entry {
     /// The leader's unix clock in milliseconds when the entry was packed. Never smaller than in an earlier entry.
     pub at_ms: u64,
+    /// The term in which its commands were decided: in another one it counts for nothing. 0: in any.
+    pub term: u64,
     /// In the order of the proposals.
     pub commands: Vec<Command>,
 }

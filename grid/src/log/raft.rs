@@ -34,7 +34,8 @@ type Runtime = openraft::impls::TokioRuntime;
 
 impl openraft::RaftTypeConfig for Types {
     type D = Batch;
-    type R = ();
+    /// Whether the entry counted: see [`Entry::term`].
+    type R = bool;
     type NodeId = u64;
     type Node = BasicNode;
     type Term = u64;
@@ -247,7 +248,7 @@ mod tests {
     fn stored(command: &Command) -> Batch {
         let mut bytes = Vec::new();
         encode_command(&mut bytes, command);
-        Batch::stored(encode_entry(7, 1, &bytes))
+        Batch::stored(encode_entry(7, 0, 1, &bytes))
     }
 
     #[test]

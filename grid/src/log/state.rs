@@ -78,9 +78,12 @@ impl State {
 
     fn apply_entry(&mut self, (entry, responder): EntryResponder<Types>) -> Result<(), LogError> {
         let index = entry.log_id.index;
+        let mut counts = true;
         match &entry.payload {
             Payload::Blank => {}
-            Payload::Normal(batch) => self.apply_batch(index, batch)?,
+            Payload::Normal(batch) => {
+                counts = self.apply_batch(index, entry.log_id.leader_id.term, batch)?;
+            }
             Payload::Membership(membership) => {
                 self.addresses.learn(membership);
                 let id = Some(entry.log_id);
@@ -90,12 +93,13 @@ impl State {
         self.applied = Some(entry.log_id);
         self.note_applied(index);
         if let Some(responder) = responder {
-            responder.send(());
+            responder.send(counts);
         }
         Ok(())
     }
 
-    fn apply_batch(&mut self, index: u64, batch: &Batch) -> Result<(), LogError> {
+    /// Answers whether its commands count.
+    fn apply_batch(&mut self, index: u64, term: u64, batch: &Batch) -> Result<bool, LogError> {
         let health = self.health.clone();
         // Recorded before the waiters are dropped, so that they hear it.
         let broken = |detail: String| {
@@ -104,11 +108,15 @@ impl State {
             })
         };
         let entry = batch.take().map_err(|error| broken(error.to_string()))?;
+        if entry.term != 0 && entry.term != term {
+            return Ok(false);
+        }
         self.at_ms = self.at_ms.max(entry.at_ms);
         let machine = self.machine.get_mut();
         // A panic would leave everybody waiting for ever; as an error it reaches all.
         catch_unwind(AssertUnwindSafe(|| machine.apply(LogIndex(index), entry)))
-            .map_err(|_| broken("the state machine panicked".to_owned()))
+            .map_err(|_| broken("the state machine panicked".to_owned()))?;
+        Ok(true)
     }
 
     fn meta(&self) -> SnapshotMeta {

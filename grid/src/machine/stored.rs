@@ -1,22 +1,28 @@
 //! The state machine's snapshot as bytes: an own versioned layout made of the log's parts. Never holds what Postgres can give again (clean rows, bases).
 //!
-//! Version 3 says the tables' shapes; version 2 says of each clock what its row was before, version 1 did not.
+//! Version 4 says what nodes have asked and hold; version 3 says the tables' shapes; version 2 says of each clock what its row was before, version 1 did not.
 //!
-//! `u8` version, `u64` last flush, open flush (`u8` 0 or 1, then its groups with clocks), rows with layers, pending rows with clocks, shared groups, shapes.
+//! `u8` version, `u64` last flush, open flush (`u8` 0 or 1, then its groups with clocks), rows with layers, pending rows with clocks, shared groups, shapes, requests.
 
 use super::layer;
 use crate::change::{Before, CommitGroup, FlushSeq};
+use crate::log::RequestId;
+use crate::log::codec::{
+    decode_held, decode_owned, decode_request, encode_held, encode_owned, encode_request,
+};
+use crate::requests::{Lingering, Process, Requests};
 use crate::ripening::Taken;
 use crate::rows::Rows;
 use crate::rows::layer::Stage;
 use crate::schedule::{Inner, OpenFlush};
+use bytes::Bytes;
 use ripen_cachestore::change::codec::{self, Malformed, Reader};
 use ripen_cachestore::change::shape;
 use std::sync::Arc;
 
-const VERSION: u8 = 3;
+const VERSION: u8 = 4;
 
-pub fn save(rows: &Rows, inner: &Inner) -> Vec<u8> {
+pub fn save(rows: &Rows, inner: &Inner, requests: &Requests) -> Vec<u8> {
     let mut out = vec![VERSION];
     codec::put_u64(&mut out, inner.last_seq.0);
     out.push(u8::from(inner.open.is_some()));
@@ -33,7 +39,58 @@ pub fn save(rows: &Rows, inner: &Inner) -> Vec<u8> {
         codec::put_many(out, rows, codec::encode_row_id)
     });
     shape::encode_shapes(&mut out, &inner.shapes);
+    save_requests(&mut out, requests);
     out
+}
+
+fn save_requests(out: &mut Vec<u8>, requests: &Requests) {
+    let processes: Vec<_> = requests.processes.iter().collect();
+    codec::put_many(out, &processes, |out, (process, known)| {
+        codec::put_u64(out, **process);
+        codec::put_u64(out, known.below);
+        let answers: Vec<_> = known.answers.iter().collect();
+        codec::put_many(out, &answers, |out, (number, answer)| {
+            codec::put_u64(out, **number);
+            codec::put_bytes(out, answer);
+        });
+        let ended: Vec<u64> = known.ended.iter().copied().collect();
+        codec::put_many(out, &ended, |out, number| codec::put_u64(out, *number));
+    });
+    let holds: Vec<_> = requests.holds.values().collect();
+    codec::put_many(out, &holds, |out, held| encode_held(out, held));
+    codec::put_many(out, &requests.lingering, |out, lingering| {
+        encode_owned(out, &lingering.scope);
+        out.push(u8::from(lingering.changed));
+        let awaits: Vec<RequestId> = lingering.awaits.iter().copied().collect();
+        codec::put_many(out, &awaits, |out, id| encode_request(out, *id));
+    });
+}
+
+fn load_requests(reader: &mut Reader<'_>) -> Result<Requests, Malformed> {
+    let processes = reader.many(|reader| {
+        let (process, below) = (reader.u64()?, reader.u64()?);
+        let answer =
+            |reader: &mut Reader<'_>| Ok((reader.u64()?, Bytes::copy_from_slice(reader.bytes()?)));
+        let known = Process {
+            below,
+            answers: reader.many(answer)?.into_iter().collect(),
+            ended: reader.many(Reader::u64)?.into_iter().collect(),
+        };
+        Ok((process, known))
+    })?;
+    let holds = reader.many(decode_held)?;
+    let lingering = reader.many(|reader| {
+        Ok(Lingering {
+            scope: decode_owned(reader)?,
+            changed: reader.bool()?,
+            awaits: reader.many(decode_request)?.into_iter().collect(),
+        })
+    })?;
+    Ok(Requests {
+        processes: processes.into_iter().collect(),
+        holds: holds.into_iter().map(|held| (held.id, held)).collect(),
+        lingering,
+    })
 }
 
 fn save_layers(out: &mut Vec<u8>, rows: &Rows) {
@@ -74,9 +131,15 @@ fn read_taken(version: u8, reader: &mut Reader<'_>) -> Result<Taken, Malformed> 
 }
 
 /// Replaces rows and schedule.
-pub fn load(bytes: &[u8], rows: &Rows, inner: &mut Inner) -> Result<(), Malformed> {
+pub fn load(
+    bytes: &[u8],
+    rows: &Rows,
+    inner: &mut Inner,
+    requests: &mut Requests,
+) -> Result<(), Malformed> {
     rows.clear();
     *inner = Inner::default();
+    *requests = Requests::default();
     let mut reader = Reader::new(bytes);
     let version = reader.u8()?;
     if !(1..=VERSION).contains(&version) {
@@ -111,6 +174,9 @@ pub fn load(bytes: &[u8], rows: &Rows, inner: &mut Inner) -> Result<(), Malforme
     }
     if version >= 3 {
         inner.shapes = shape::decode_shapes(&mut reader)?;
+    }
+    if version >= 4 {
+        *requests = load_requests(&mut reader)?;
     }
     reader.end()
 }

@@ -13,6 +13,7 @@ use super::stats::{Counters, Tables};
 use super::{Found, TableBounds};
 use crate::change::RowId;
 use crate::limits;
+use crate::log::LogIndex;
 use indexmap::IndexMap;
 use indexmap::map::raw_entry_v1::{RawEntryApiV1, RawEntryMut};
 use parking_lot::RwLock;
@@ -45,6 +46,8 @@ pub struct Slots {
     pinned_bytes: u64,
     hand: usize,
     evictions: u64,
+    /// Where the log last changed a row back to what Postgres has.
+    pub cancelled: LogIndex,
 }
 
 struct Entry {
@@ -75,6 +78,7 @@ impl Slots {
             pinned_bytes: 0,
             hand: 0,
             evictions: 0,
+            cancelled: LogIndex(0),
         }
     }
 
@@ -92,6 +96,13 @@ impl Slots {
         };
         self.tables.read(table, found != Found::Unknown);
         found
+    }
+
+    /// Where the log changed the row last, or later.
+    pub fn changed(&self, place: &Place<'_>) -> LogIndex {
+        let at = self.at(place);
+        let changed = at.map_or(LogIndex(0), |at| self.map[at].slot.changed());
+        changed.max(self.cancelled)
     }
 
     /// See [`Slot::loaded`]; an expired row is unknown.

@@ -11,6 +11,7 @@ use super::load::Moment;
 use super::passed::{MustSee, Passed};
 use crate::change::{Change, FlushSeq};
 use crate::limits;
+use crate::log::LogIndex;
 use ripen_pg::ids::{Lsn, Snapshot, Xid};
 use ripen_pg::tuple::{Datum, Tuple};
 use std::sync::Arc;
@@ -112,6 +113,8 @@ pub struct Busy {
     loading: Option<Loading>,
     layers: Vec<Layer>,
     image: Option<Option<Tuple>>,
+    /// Where the log changed the row last.
+    changed: LogIndex,
     /// Somebody changed the row before or after a flush of which nobody knows yet whether it committed.
     shaken: bool,
     /// On an unknown base, readers see the row as its oldest change was decided.
@@ -225,6 +228,14 @@ impl Slot {
         match self {
             Slot::Busy(busy) => &busy.layers,
             _ => &[],
+        }
+    }
+
+    /// Where the log changed the row last; 0 for a row that is the same as in Postgres.
+    pub fn changed(&self) -> LogIndex {
+        match self {
+            Slot::Busy(busy) => busy.changed,
+            _ => LogIndex(0),
         }
     }
 
@@ -439,7 +450,8 @@ impl Busy {
     }
 
     /// A commit of the log changed the row. Answers whether it became pending by this (and was not before).
-    pub fn commit(&mut self, change: Change) -> bool {
+    pub fn commit(&mut self, change: Change, index: LogIndex) -> bool {
+        self.changed = index;
         match self.layers.pop_if(|layer| layer.stage == Stage::Pending) {
             Some(top) => {
                 let both = layer::coalesce(top.change, change);
@@ -529,6 +541,11 @@ impl Busy {
         if let Some(loading) = &mut self.loading {
             loading.poison();
         }
+    }
+
+    /// Whether nothing is on its way to Postgres.
+    pub fn is_settled(&self) -> bool {
+        self.layers.is_empty()
     }
 
     /// Restores a layer from a snapshot of the state machine.

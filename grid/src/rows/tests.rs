@@ -102,7 +102,7 @@ fn add_a(amount: i64, a: i64, b: i64) -> Change {
 }
 
 fn commit(rows: &Rows, key: u8, change: Change) {
-    rows.apply_group(&group([(key, change)]));
+    rows.apply_group(&group([(key, change)]), LogIndex(1));
 }
 
 fn outside(rows: &Rows, xid: u32, lsn: u64, key: u8, image: Option<Tuple>) -> Vec<RowId> {
@@ -628,7 +628,7 @@ fn group_is_never_seen_half() {
     let ids: Vec<RowId> = (0..4).map(row).collect();
     let write = |n: i64| {
         let put = |key| (key, Change::Put { image: tuple(n, n) });
-        rows.apply_group(&group((0..4).map(put)));
+        rows.apply_group(&group((0..4).map(put)), LogIndex(1));
     };
     write(0);
     let first = |found: &[Found<'_>]| -> Vec<Vec<u8>> {

@@ -6,6 +6,8 @@ use ripen_grid::change::{Change, CommitGroup, FlushSeq, Increment, RowChange, Ro
 use ripen_grid::leader::{Leader, Proposal};
 use ripen_grid::log::{Command, Entry, FlushEnd, FlushScope, FlushStart, LogIndex, Machine};
 use ripen_grid::machine::GridMachine;
+use ripen_grid::marks::Marks;
+use ripen_grid::ownership::Ownership;
 use ripen_grid::rows::layer::Stage;
 use ripen_grid::rows::{Found, LoadTicket, Moment, Rows, WalChange};
 use ripen_grid::schedule::Schedule;
@@ -124,18 +126,31 @@ pub struct Driver {
     unique: i64,
 }
 
+/// The driver leads in it.
+const TERM: u64 = 1;
+
 fn machine(memory_max: u64, live: bool) -> (GridMachine, Arc<Rows>, Arc<Schedule>) {
     let (rows, schedule) = (
         Arc::new(Rows::new(memory_max, Arc::new(|| 0))),
         Arc::new(Schedule::default()),
     );
+    let mut leader = Leader::default();
+    leader.lead(Some(TERM));
     let machine = GridMachine {
         rows: rows.clone(),
         schedule: schedule.clone(),
-        leader: Arc::new(Mutex::new(Leader::default())),
+        leader: Arc::new(Mutex::new(leader)),
         applied: watch::channel(Proposal(0)).0,
         live: Arc::new(AtomicBool::new(live)),
         follows: Arc::new(|table| table == FOLLOWED),
+        requests: Arc::default(),
+        ownership: Ownership {
+            rows: rows.clone(),
+            fences: Arc::default(),
+            feed: Arc::default(),
+            marks: Arc::new(Marks::new(1)),
+        },
+        catalog_changes: Arc::new(watch::Sender::new(0)),
     };
     (machine, rows, schedule)
 }
@@ -359,6 +374,7 @@ impl Driver {
     fn apply(&mut self, command: Command) {
         let entry = Entry {
             at_ms: self.clock_ms,
+            term: TERM,
             commands: vec![command],
         };
         self.clock_ms += 1;

@@ -74,6 +74,47 @@ impl Settings {
         }
     }
 
+    /// What [`Settings::from_parameters`] makes the same of again; what is unknown here is given as what nobody knows.
+    pub fn to_parameters(&self) -> [(&'static str, String); 5] {
+        let unknown = || "unknown".to_owned();
+        let date = self.date_style.map_or_else(unknown, |(style, order)| {
+            let style = match style {
+                DateStyle::Iso => "ISO",
+                DateStyle::Sql => "SQL",
+                DateStyle::Postgres => "Postgres",
+                DateStyle::German => "German",
+            };
+            let order = match order {
+                DateOrder::Dmy => "DMY",
+                DateOrder::Mdy => "MDY",
+                DateOrder::Ymd => "YMD",
+            };
+            format!("{style}, {order}")
+        });
+        let interval = self.interval_style.map_or_else(unknown, |style| {
+            let style = match style {
+                IntervalStyle::Postgres => "postgres",
+                IntervalStyle::PostgresVerbose => "postgres_verbose",
+                IntervalStyle::SqlStandard => "sql_standard",
+                IntervalStyle::Iso8601 => "iso_8601",
+            };
+            style.to_owned()
+        });
+        let bytea = self.bytea_escape.map_or_else(unknown, |escape| {
+            if escape { "escape" } else { "hex" }.to_owned()
+        });
+        let digits = self.extra_float_digits;
+        let digits = digits.map_or_else(unknown, |digits| digits.to_string());
+        let zone = self.zone.as_ref().map_or_else(unknown, Zone::name);
+        [
+            ("DateStyle", date),
+            ("IntervalStyle", interval),
+            ("bytea_output", bytea),
+            ("extra_float_digits", digits),
+            ("TimeZone", zone),
+        ]
+    }
+
     /// Whether `TimeZone` is one whose rules are known here.
     pub fn knows_time_zone(&self) -> bool {
         self.zone.is_some()
@@ -118,5 +159,27 @@ fn interval_style(text: &str) -> Option<IntervalStyle> {
         "sql_standard" => Some(IntervalStyle::SqlStandard),
         "iso_8601" => Some(IntervalStyle::Iso8601),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters_make_the_same_settings_again() {
+        let tokyo = |name: &str| {
+            let known = [("DateStyle", "German, DMY"), ("TimeZone", "Asia/Tokyo")];
+            let found = known.iter().find(|(known, _)| *known == name);
+            found.map(|(_, value)| (*value).to_owned())
+        };
+        for settings in [Settings::default(), Settings::from_parameters(tokyo)] {
+            let parameters = settings.to_parameters();
+            let again = Settings::from_parameters(|name| {
+                let found = parameters.iter().find(|(known, _)| *known == name);
+                found.map(|(_, value)| value.clone())
+            });
+            assert_eq!(again, settings);
+        }
     }
 }

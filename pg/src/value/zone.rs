@@ -47,6 +47,14 @@ impl Zone {
         }
     }
 
+    /// A name by which [`Zone::named`] finds it again.
+    pub fn name(&self) -> String {
+        match self {
+            Zone::Utc(name) => (*name).to_owned(),
+            Zone::Named(zone) => zone.iana_name().unwrap_or("unknown").to_owned(),
+        }
+    }
+
     /// The offset in force at an instant (microseconds since 2000-01-01 UTC).
     pub fn offset_at(&self, instant: i64) -> Result<Offset, Unsupported> {
         let zone = match self {

@@ -16,8 +16,21 @@ pub fn of_grid(error: &GridError) -> ErrorFields {
         GridError::Log(_) => ErrorFields::error(SqlState::IO_ERROR, "the write-ahead log cannot take the change")
             .detail("Whether the change was made is known only after a restart of Ripen.")
             .hint("See Ripen's log for the cause."),
-        GridError::Owned | GridError::TooLarge | GridError::NotLoadable(_) => ErrorFields::error(SqlState::INTERNAL_ERROR, error.to_string()),
+        GridError::NoLeader => ErrorFields::error(SqlState::CANNOT_CONNECT_NOW, "no leader of the cluster can be reached from this node")
+            .detail("Whether acknowledged changes of other nodes are in Postgres is not known here. The statement was not started.")
+            .hint("Retry, or connect to a node of the majority: its /ready answers 200."),
+        GridError::Elsewhere | GridError::Owned | GridError::TooLarge | GridError::NotLoadable(_) => ErrorFields::error(SqlState::INTERNAL_ERROR, error.to_string()),
     }
+}
+
+/// What a client is told of a write that may have been made.
+pub fn unknown_outcome() -> ErrorFields {
+    ErrorFields::error(
+        SqlState::TRANSACTION_RESOLUTION_UNKNOWN,
+        "no leader of the cluster has answered in time",
+    )
+    .detail("Whether the change was made is not known here.")
+    .hint("Look before trying again, on a node of the majority: its /ready answers 200.")
 }
 
 /// What a client is told when Ripen could not ask Postgres for itself.

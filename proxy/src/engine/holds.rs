@@ -11,7 +11,7 @@ use crate::session::answerer::{Asker, Outcome, Snapshot};
 use ripen_cachestore::backends::BackendPid;
 use ripen_cachestore::catalog::Epoch;
 use ripen_cachestore::prepared::Prepared;
-use ripen_grid::grid::Hold;
+use ripen_grid::grid::{Hold, Holder};
 use ripen_grid::scope::Scope;
 use ripen_pg::ids::TableOid;
 use ripen_pg::sqlstate::ErrorFields;
@@ -96,17 +96,34 @@ impl Engine {
             _ => Scope::Everything,
         };
         let writes = scope(&plan.writes);
-        if !writes.is_nothing() && !holds.holds.iter().any(|hold| hold.covers(&writes)) {
-            // The flush may be waiting for rows that this very command sets free.
-            let hold = if ends_prepared(plan) {
-                self.grid.seize(writes)
-            } else {
-                let hold = self.grid.hold(writes).await;
-                hold.map_err(|error| errors::of_grid(&error))?
+        let withdrawn = self.to_be_withdrawn(plan);
+        let covered = holds.holds.iter().any(|hold| hold.covers(&writes));
+        let rewires = self.grid.has_peers() && plan.effects.rewires;
+        let news = rewires || (self.grid.has_peers() && !withdrawn.is_empty());
+        // What others are at by now may touch anything until they end.
+        let writes = match rewires && !writes.is_nothing() {
+            true => Scope::Everything,
+            false => writes,
+        };
+        if !writes.is_nothing() && (!covered || news) {
+            let holder = Holder {
+                backend: asker.backend.map(|pid| pid.0),
+                rewires: plan.effects.rewires,
+                withdrawn: withdrawn.iter().copied().collect(),
             };
+            // The flush may be waiting for rows that this very command sets free.
+            let hold = match ends_prepared(plan) {
+                true => self.grid.seize(writes, holder).await,
+                false => self.grid.hold(writes, holder).await,
+            };
+            let hold = hold.map_err(|error| errors::of_grid(&error))?;
             holds.holds.push(hold);
         }
-        self.withdraw(plan, holds).await;
+        if !withdrawn.is_empty() {
+            holds
+                .withdrawn
+                .push(self.publisher.withdraw(withdrawn).await);
+        }
         let reads = match snapshot {
             Snapshot::OfStatement => scope(&plan.reads),
             Snapshot::First => Scope::Everything,
@@ -124,7 +141,7 @@ impl Engine {
         if plan.effects.rewires {
             let others = stay.rewires();
             if !others.is_empty() {
-                let hold = self.grid.hold(Scope::Everything).await;
+                let hold = self.grid.hold(Scope::Everything, Holder::default()).await;
                 let hold = Arc::new(hold.map_err(|error| errors::of_grid(&error))?);
                 others
                     .iter()
@@ -137,16 +154,14 @@ impl Engine {
         if !plan.writes.is_nothing() {
             holds.wrote_since.get_or_insert(epoch);
         }
-        Ok(!met && plan.epoch == epoch)
+        let met = met || self.grid.is_rewired_elsewhere();
+        Ok(!met && plan.epoch == epoch && self.keeper.is_fresh())
     }
 
-    /// Published tables that the statement may leave without replica identity are taken out first; they are held by now.
-    async fn withdraw(&self, plan: &PassPlan, holds: &mut Holds) {
+    /// Published tables that the statement may leave without replica identity: they are taken out first, once they are held.
+    fn to_be_withdrawn(&self, plan: &PassPlan) -> BTreeSet<TableOid> {
         let tables = plan.effects.unpublish.iter().copied();
-        let tables: BTreeSet<TableOid> = tables.filter(|table| self.cached(*table)).collect();
-        if !tables.is_empty() {
-            holds.withdrawn.push(self.publisher.withdraw(tables).await);
-        }
+        tables.filter(|table| self.cached(*table)).collect()
     }
 
     /// See [`crate::session::answerer::Answerer::leave`].
@@ -189,7 +204,8 @@ impl Engine {
             self.read_catalog(holds.catalog).await;
             if overtaken {
                 // The schema was changed meanwhile, perhaps by others: what it has written may be more than it holds.
-                self.grid.release(self.grid.seize(Scope::Everything), true);
+                let all = self.seize_surely(Scope::Everything).await;
+                self.grid.release(all, true);
             }
         }
         for hold in holds.holds {
@@ -198,11 +214,34 @@ impl Engine {
         drop(holds.stay);
     }
 
+    /// Tries until it is held: what has been done cannot be undone.
+    async fn seize_surely(&self, scope: Scope) -> Hold {
+        loop {
+            match self.grid.seize(scope.clone(), Holder::default()).await {
+                Ok(hold) => return hold,
+                Err(error) => tracing::warn!(%error, "waiting for a leader"),
+            }
+        }
+    }
+
     async fn read_catalog(&self, change: CatalogChange) {
-        match change {
-            CatalogChange::None => {}
-            CatalogChange::Perhaps => self.keeper.reload_if_changed().await,
-            CatalogChange::Surely => self.keeper.reload().await,
+        let sure = match change {
+            CatalogChange::None => return,
+            CatalogChange::Perhaps => false,
+            CatalogChange::Surely => true,
+        };
+        if !self.grid.has_peers() {
+            return match sure {
+                true => self.keeper.reload().await,
+                false => self.keeper.reload_if_changed().await,
+            };
+        }
+        // Who cannot be asked may have changed.
+        if sure || self.keeper.is_outdated().await.unwrap_or(true) {
+            while let Err(error) = self.grid.tell_catalog_changed().await {
+                tracing::warn!(%error, "waiting for a leader to tell of a change of the schema");
+            }
+            self.keeper.reload().await;
         }
     }
 
@@ -212,19 +251,19 @@ impl Engine {
     /// When Postgres cannot be asked; nothing is held then.
     pub async fn adopt_prepared(&self) -> Result<(), ripen_cachestore::StoreError> {
         for prepared in self.keeper.store().prepared().await? {
-            self.outlive(self.adopt(prepared), None);
+            self.outlive(self.adopt(prepared).await, None);
         }
         Ok(())
     }
 
     /// The flush may be waiting for rows of it, so it is not waited for.
-    pub(super) fn adopt(&self, prepared: Prepared) -> Holds {
+    pub(super) async fn adopt(&self, prepared: Prepared) -> Holds {
         let mut stay = self.rewiring.begin();
         if prepared.tables.is_none() {
             // Nobody else is at work yet, or holds everything.
             stay.rewires();
         }
         let scope = prepared.tables.map_or(Scope::Everything, Scope::Tables);
-        Holds::adopted(prepared.gid, self.grid.seize(scope), stay)
+        Holds::adopted(prepared.gid, self.seize_surely(scope).await, stay)
     }
 }

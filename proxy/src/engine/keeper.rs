@@ -3,13 +3,13 @@
 
 use super::errors;
 use crate::config::{Config, TableSettings};
-use crate::limits::REPLAY_POLL;
+use crate::limits::{CATALOG_RETRY, REPLAY_POLL};
 use crate::plan::Mode;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use ripen_cachestore::catalog::{Catalog, Epoch, Relation};
 use ripen_cachestore::{Store, StoreError};
-use ripen_grid::grid::Grid;
+use ripen_grid::grid::{Grid, Holder};
 use ripen_grid::scope::Scope;
 use ripen_pg::ids::TableOid;
 use ripen_pg::sqlstate::{ErrorFields, SqlState};
@@ -35,6 +35,10 @@ pub struct Keeper {
     changed: watch::Sender<Epoch>,
     loads: AtomicU64,
     soon: Notify,
+    /// Counts the changes that other nodes have told of.
+    told: watch::Receiver<u64>,
+    /// How many of them the catalog contains.
+    contains: watch::Sender<u64>,
 }
 
 impl Keeper {
@@ -44,6 +48,7 @@ impl Keeper {
         config: Arc<Config>,
         current: Arc<ArcSwap<Catalog>>,
         on_change: OnChange,
+        told: watch::Receiver<u64>,
     ) -> Keeper {
         Keeper {
             store,
@@ -57,12 +62,30 @@ impl Keeper {
             changed: watch::Sender::new(Epoch(0)),
             loads: AtomicU64::new(0),
             soon: Notify::new(),
+            told,
+            contains: watch::Sender::new(0),
         }
     }
 
     /// The newest catalog.
     pub fn catalog(&self) -> Arc<Catalog> {
         self.current.load_full()
+    }
+
+    /// Whether the catalog contains all changes that other nodes have told of. Until it does, nothing must be planned by it.
+    pub fn is_fresh(&self) -> bool {
+        *self.contains.borrow() >= *self.told.borrow()
+    }
+
+    /// Waits until it does. Cancel safe.
+    pub async fn until_fresh(&self) {
+        let told = *self.told.borrow();
+        // The sender is ours.
+        let _ = self
+            .contains
+            .subscribe()
+            .wait_for(|contains| *contains >= told)
+            .await;
     }
 
     /// The newest catalog's epoch.
@@ -105,6 +128,7 @@ impl Keeper {
             return Ok(());
         }
         let served = self.turns.begin();
+        let told = *self.told.borrow();
         let next = Epoch(self.epoch().0 + 1);
         let catalog = self.store.load_catalog(next).await?;
         self.loads.fetch_add(1, Ordering::Relaxed);
@@ -118,6 +142,8 @@ impl Keeper {
         // Whoever finds it equal may rely on the catalog being in use.
         *self.fingerprint.lock() = catalog.fingerprint.clone();
         self.turns.end(served);
+        self.contains
+            .send_modify(|contains| *contains = told.max(*contains));
         Ok(())
     }
 
@@ -154,13 +180,21 @@ impl Keeper {
     /// Polls for changes made behind Ripen's back, until stopped. Errors are logged once per change of state: Postgres may be away.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
         let mut failing = false;
+        let mut told = self.told.clone();
         loop {
+            let overdue = !self.is_fresh();
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = self.soon.notified() => {}
+                Ok(()) = told.changed() => {}
+                () = tokio::time::sleep(CATALOG_RETRY), if overdue => {}
                 () = tokio::time::sleep(self.config.catalog_poll) => {}
             }
-            match self.poll().await {
+            let read = match self.is_fresh() {
+                true => self.poll().await,
+                false => self.load().await,
+            };
+            match read {
                 Ok(()) => failing = false,
                 Err(error) if !failing => {
                     tracing::warn!(%error, "cannot ask Postgres for schema changes");
@@ -172,11 +206,16 @@ impl Keeper {
     }
 
     async fn poll(&self) -> Result<(), StoreError> {
-        let fingerprint = self.store.catalog_fingerprint().await?;
-        if *self.fingerprint.lock() != fingerprint {
-            self.load().await?;
+        if !self.is_outdated().await? {
+            return Ok(());
         }
-        Ok(())
+        self.load().await
+    }
+
+    /// Whether the catalog in Postgres is another one by now.
+    pub async fn is_outdated(&self) -> Result<bool, StoreError> {
+        let fingerprint = self.store.catalog_fingerprint().await?;
+        Ok(*self.fingerprint.lock() != fingerprint)
     }
 
     /// Writes a dead letter's changes to Postgres again: whole rows of inserts, and all that updates assigned or added. Refused, with the letter still open, when
@@ -193,7 +232,7 @@ impl Keeper {
 
     /// As a passed-through transaction that may touch anything: what its changes fire is not looked at.
     async fn replay(&self, grid: &Arc<Grid>, id: i64) -> Result<(), ErrorFields> {
-        let hold = grid.hold(Scope::Everything).await;
+        let hold = grid.hold(Scope::Everything, Holder::default()).await;
         let hold = hold.map_err(|error| errors::of_grid(&error))?;
         let replayed = match self.store.replay(&self.catalog(), id).await {
             Err(StoreError::UnknownOutcome(error)) => {

@@ -135,7 +135,8 @@ async fn adopt_unknown(
         .collect();
     for prepared in store.prepared().await? {
         if !known.contains(&prepared.gid) {
-            kept.push(Outliving::new(engine.adopt(prepared), None));
+            let holds = engine.adopt(prepared).await;
+            kept.push(Outliving::new(holds, None));
         }
     }
     Ok(())

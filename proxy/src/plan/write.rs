@@ -43,7 +43,18 @@ pub struct WritePlan {
     pub returning: Option<Vec<Field>>,
     /// What to do instead when it cannot be queued.
     pub fallback: Arc<PassPlan>,
+    /// The text it was made of, for whoever decides it elsewhere.
+    pub source: Source,
     pub(crate) query: WriteQuery,
+}
+
+/// A text and what was said of it.
+#[derive(Debug)]
+pub struct Source {
+    /// The text.
+    pub sql: String,
+    /// Parameter types of the Parse message.
+    pub declared: Vec<TypeOid>,
 }
 
 /// The compiled form.
@@ -119,7 +130,7 @@ pub(super) struct Draft {
 }
 
 impl Draft {
-    pub fn finish(self, fallback: Arc<PassPlan>) -> WritePlan {
+    pub fn finish(self, fallback: Arc<PassPlan>, source: Source) -> WritePlan {
         let fields = |outputs: &Vec<Output>| {
             let fields = outputs.iter().map(|output| output.field.clone());
             fields.collect()
@@ -129,6 +140,7 @@ impl Draft {
             params: self.params,
             returning: self.query.returning.as_ref().map(fields),
             fallback,
+            source,
             query: self.query,
         }
     }

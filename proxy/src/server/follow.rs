@@ -1,12 +1,13 @@
-//! From the hot cache to the grid: what an event in Postgres's WAL means for memory. Applies in order, never waits.
+//! From the hot cache to the grid: what an event in Postgres's WAL means for memory. Applies in order; waits only for the log of other nodes.
 
 use crate::engine::keeper::Keeper;
 use ripen_grid::change::RowId;
 use ripen_grid::grid::Grid;
+use ripen_grid::limits::LOG_POLL;
 use ripen_grid::rows::WalChange;
 use ripen_grid::scope::Scope;
 use ripen_hotcache::event::RowOutcome;
-use ripen_hotcache::{Event, Outcome, Transaction};
+use ripen_hotcache::{Event, Outcome, Sink, Transaction};
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -74,9 +75,30 @@ pub struct Follower {
     pub steady: fn() -> u64,
 }
 
+impl Sink for Follower {
+    async fn take(&self, event: Event) {
+        self.until_told(&event).await;
+        Follower::take(self, event);
+    }
+}
+
 impl Follower {
+    /// A flush that the stream passes is confirmed only when the log has told here what it carries, and in which transaction: the log may be behind.
+    async fn until_told(&self, event: &Event) {
+        if let Event::Transaction(Transaction {
+            own_flush: Some(seq),
+            ..
+        }) = event
+            && self.grid.has_peers()
+        {
+            while !self.grid.schedule.knows(*seq) {
+                tokio::time::sleep(LOG_POLL).await;
+            }
+        }
+    }
+
     /// Takes one event. The order of calls is the order of the WAL.
-    pub fn take(&self, event: Event) {
+    fn take(&self, event: Event) {
         match event {
             Event::Connected {
                 resumed,

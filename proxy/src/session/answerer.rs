@@ -57,6 +57,8 @@ pub struct Asker<'a> {
     pub settings: &'a Settings,
     /// The way that its last statement took.
     pub route: &'a Route,
+    /// Where its transaction in Postgres runs, if that is known.
+    pub backend: Option<BackendPid>,
 }
 
 /// See the module. None of the futures may be assumed to have done nothing when dropped, except those of `read`.
@@ -69,6 +71,16 @@ pub trait Answerer: Send + Sync + 'static {
 
     /// What to do with a text. `declared`: the parameter types that a Parse message names.
     fn plan(&self, facts: &SessionFacts, sql: &[u8], declared: &[TypeOid]) -> Arc<Planned>;
+
+    /// Whether the catalog that plans are made under is the newest that any node knows of.
+    fn is_fresh(&self) -> bool {
+        true
+    }
+
+    /// Waits until it is. Cancel safe.
+    fn until_fresh(&self) -> impl Future<Output = ()> + Send {
+        std::future::ready(())
+    }
 
     /// The version of the catalog that plans are made under. When it changes, names may mean other things to every session.
     fn epoch(&self) -> Epoch;

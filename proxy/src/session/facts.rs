@@ -2,6 +2,7 @@
 
 use super::answerer::{Answerer, Planned};
 use super::{End, Segment, Session, Tx};
+use crate::limits;
 use crate::login::Secret;
 use crate::plan::{Effects, Isolation, SessionFacts};
 use crate::relay::expect::Expect;
@@ -217,6 +218,11 @@ fn without_temporary(mut path: Vec<String>) -> Vec<String> {
 impl<A: Answerer> Session<A> {
     /// Finds out anew what may have changed, if this can be done without touching the client's transaction.
     pub(super) async fn refresh(&mut self) -> Result<(), End> {
+        if !self.front.answerer.is_fresh() {
+            let fresh = self.front.answerer.until_fresh();
+            // Until then everything passes through, and may touch everything.
+            let _ = tokio::time::timeout(limits::CATALOG_WAIT, fresh).await;
+        }
         let epoch = self.front.answerer.epoch();
         if epoch != self.known.epoch {
             self.known.changed();
