@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: help run demo test fix bench build crash stale regress
+.PHONY: help run demo cluster test fix bench build crash stale regress
 
 ROUNDS ?= 200
 SECONDS ?= 300
@@ -15,6 +15,9 @@ run: build ## Shows the main job on a scratch Postgres (or DATABASE_URL), then l
 
 demo: build ## The same, and ends.
 	@scripts/demo.sh
+
+cluster: build ## Three nodes on this machine: the leader is killed with -9 under load, and nothing is lost.
+	@scripts/cluster.sh
 
 build:
 	@scripts/setup.sh run

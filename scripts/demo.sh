@@ -23,24 +23,6 @@ trap 'exit 130' INT TERM
 
 # ---- the system of record
 
-start_scratch() {
-    scratch=$root_dir/data/scratch
-    mkdir -p "$root_dir/data"
-    # As root, Postgres runs as another user, who must be able to reach its folder.
-    "${as_postgres[@]}" test -x "$root_dir/data" || scratch=/var/tmp/ripen-scratch
-    rm -rf "$scratch"
-    mkdir -p "$scratch"
-    [ "$(id -u)" != 0 ] || chown postgres: "$scratch"
-    "${as_postgres[@]}" initdb --no-sync --auth=trust --username=postgres --encoding=UTF8 --locale=C.UTF-8 -D "$scratch/data" >/dev/null
-    local port
-    port=$(free_port)
-    "${as_postgres[@]}" "$bin/postgres" -D "$scratch/data" -c port="$port" -c listen_addresses=127.0.0.1 -c unix_socket_directories= \
-        -c wal_level=logical -c max_wal_size=4GB -c log_min_messages=fatal 2>"$work/postgres.log" &
-    postgres_pid=$!
-    DATABASE_URL=postgres://postgres@127.0.0.1:$port/postgres
-    wait_for "the scratch Postgres" psql -XAtqc "SELECT 1" "$DATABASE_URL"
-}
-
 wait_for() {
     local what=$1 n
     shift

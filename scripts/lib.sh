@@ -43,3 +43,27 @@ per() { awk -v a="$1" -v b="$2" 'BEGIN { if (b == 0) print "-"; else printf "%.4
 warm() {
     seq 1 "$5" | xargs -n 500 | tr ' ' ',' | sed "s/.*/SELECT $4 FROM $2 WHERE $3 IN (&);/" | psql -XAtq -o /dev/null "$1"
 }
+
+# Starts a scratch Postgres under ./data; sets DATABASE_URL, postgres_pid and scratch. Wants $bin (its programs) and $work (a folder for its log).
+start_scratch() {
+    scratch=$root_dir/data/scratch
+    mkdir -p "$root_dir/data"
+    # As root, Postgres runs as another user, who must be able to reach its folder.
+    "${as_postgres[@]}" test -x "$root_dir/data" || scratch=/var/tmp/ripen-scratch
+    rm -rf "$scratch"
+    mkdir -p "$scratch"
+    [ "$(id -u)" != 0 ] || chown postgres: "$scratch"
+    "${as_postgres[@]}" initdb --no-sync --auth=trust --username=postgres --encoding=UTF8 --locale=C.UTF-8 -D "$scratch/data" >/dev/null
+    local port
+    port=$(free_port)
+    "${as_postgres[@]}" "$bin/postgres" -D "$scratch/data" -c port="$port" -c listen_addresses=127.0.0.1 -c unix_socket_directories= \
+        -c wal_level=logical -c max_wal_size=4GB -c log_min_messages=fatal 2>"$work/postgres.log" &
+    postgres_pid=$!
+    DATABASE_URL=postgres://postgres@127.0.0.1:$port/postgres
+    local n
+    for n in $(seq 300); do
+        psql -XAtqc "SELECT 1" "$DATABASE_URL" >/dev/null 2>&1 && return
+        sleep 0.1
+    done
+    die "the scratch Postgres does not answer; see $work/postgres.log"
+}

@@ -66,6 +66,8 @@ impl Cluster {
         let address = listener.local_addr().unwrap().to_string();
         let seeds = self.running.values().map(|node| node.address.clone());
         let options = MemberOptions {
+            process: 1,
+            search: Duration::ZERO,
             listener,
             keys: Some(self.keys.clone()),
             seeds: seeds.collect(),
@@ -278,7 +280,7 @@ async fn whoever_may_read_has_every_acknowledged_write() {
         while Instant::now() < until {
             cluster.write(number).await;
             for (node, running) in &cluster.running {
-                if running.member.may_read() {
+                if running.member.handle().may_read() {
                     let numbers = running.numbers.get();
                     assert!(numbers.contains(&number), "node {node} lacks {number}");
                     *readable.entry(*node).or_insert(0) += 1;
@@ -384,6 +386,8 @@ async fn without_anybody_to_join_an_empty_directory_stays_empty() {
     cluster.start(1, &cluster.anywhere()).await.unwrap();
     let address = cluster.stop(1).await;
     let options = MemberOptions {
+        process: 1,
+        search: Duration::ZERO,
         listener: TcpListener::bind("127.0.0.1:0").await.unwrap(),
         keys: None,
         seeds: vec![address],

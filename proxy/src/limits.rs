@@ -142,3 +142,6 @@ pub const CATALOG_RETRY: Duration = Duration::from_millis(200);
 
 /// How often the leader looks whether processes have ended that hold something.
 pub const ORPHANS_PERIOD: Duration = Duration::from_millis(500);
+
+/// How long a node that stops waits for another to lead instead. Then there is an election.
+pub const HAND_OVER_WAIT: Duration = Duration::from_secs(3);

@@ -4,6 +4,7 @@
 //! Stop: no new clients → sessions end their transactions → what is pending is flushed (bounded) → the slot is given back → the log closes.
 
 mod claim;
+mod cluster;
 mod follow;
 mod memo;
 mod memory;
@@ -13,14 +14,16 @@ mod upkeep;
 use crate::accept::{self, Front, Listener};
 use crate::admin::{self, StatusSource};
 use crate::carriers::Carriers;
-use crate::config::{Config, Durability};
+use crate::config::{ClusterError, Config, Durability};
 use crate::engine::keeper::{self, Keeper};
 use crate::engine::outliving::end_outliving;
 use crate::engine::publisher;
 use crate::engine::{Engine, Sources};
+use crate::limits::HAND_OVER_WAIT;
 use crate::logins::Logins;
 use crate::metrics::{ClientStatus, Status};
-use crate::nodes::control::{Alone, NodeControl};
+use crate::nodes::control::{Alone, Clustered, NodeControl};
+use crate::nodes::identity::IdentityError;
 use crate::registry::Entry;
 use crate::tls;
 use arc_swap::ArcSwap;
@@ -38,7 +41,7 @@ use ripen_grid::grid::{Grid, GridOptions};
 use ripen_grid::log::{self, LogError, LogOptions};
 use ripen_grid::node::{Node, NodeError, NodeParts};
 use ripen_grid::scope::Scope;
-use ripen_hotcache::HotCache;
+use ripen_hotcache::{HotCache, slots};
 use std::io;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -74,9 +77,18 @@ pub enum StartError {
     /// The log cannot be opened, or broke.
     #[error("the write-ahead log failed: {0}")]
     Log(#[from] LogError),
+    /// The slot's name.
+    #[error(transparent)]
+    Slot(#[from] slots::TooLong),
     /// The cluster cannot be joined.
     #[error("cannot take part in the cluster: {0}")]
     Member(#[from] MemberError),
+    /// What was said about other nodes.
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
+    /// This node's number.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
     /// Another Ripen writes to this database.
     #[error(transparent)]
     Claim(#[from] ClaimError),
@@ -127,13 +139,20 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), StartErr
     let current: Arc<ArcSwap<Catalog>> = Arc::default();
     let holder = Holder::of(&config.data_dir);
     let (claim, claimed) = watch::channel(false);
-    let parts = node_parts(&config, &store, &current, &holder, &claimed);
-    let node = Node::open(log_options(&config), parts).await?;
-    let server = Server::assemble(config, store, current, &node);
+    let mut log = log_options(&config);
+    let member = cluster::member(&config, &mut log).await?;
+    let mut parts = node_parts(&config, &store, &current, &holder, &claimed);
+    parts.cluster = member;
+    let opening = Node::open(log, parts);
+    let Some(node) = stop.run_until_cancelled(opening).await else {
+        return Ok(());
+    };
+    let node = node?;
+    let server = Server::assemble(config, store, current, &node)?;
     let claiming = Claiming {
         store: server.store.clone(),
         log_number: LOG_NUMBER,
-        cluster: None,
+        cluster: node.member.as_ref().map(|_| node.key().identity),
         holder,
         leads: server.grid.clone(),
         claimed: claim,
@@ -150,7 +169,10 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), StartErr
         stop,
         ..Front::new(upstream.target, server.engine.clone())
     });
-    let control: Arc<dyn NodeControl> = Arc::new(Alone { log: node.log() });
+    let control: Arc<dyn NodeControl> = match &node.member {
+        Some(member) => Arc::new(Clustered::new(member.operator(), front.stop.clone())),
+        None => Arc::new(Alone { log: node.log() }),
+    };
     let source = server.status_source(front.clone(), control.clone());
     let admin = admin::serve(admin, source, control, server.stop.clone());
     server.tasks.spawn(admin);
@@ -230,6 +252,8 @@ struct Server {
     followed: Arc<FollowStats>,
     readiness: Arc<Readiness>,
     logins: Arc<Logins>,
+    /// Each node of a cluster follows Postgres by a slot of its own.
+    slot: String,
     /// Whether the slot goes when the stream is stopped.
     owns_slot: Arc<AtomicBool>,
     stop: CancellationToken,
@@ -245,8 +269,12 @@ impl Server {
         store: Store,
         current: Arc<ArcSwap<Catalog>>,
         node: &Node,
-    ) -> Server {
+    ) -> Result<Server, StartError> {
         let grid = node.grid.clone();
+        let slot = match grid.member() {
+            Some(member) => slots::of_node(&config.slot, member.node())?,
+            None => config.slot.clone(),
+        };
         let changing = grid.clone();
         let on_change = Box::new(move |old: &Catalog, new: &Catalog| {
             let changed = keeper::changed_tables(old, new);
@@ -267,8 +295,9 @@ impl Server {
         engine.serve_writes();
         let end = end_outliving(engine.clone(), store.clone(), outliving, stop.clone());
         tasks.spawn(essential("outliving transactions", end, broken.clone()));
-        Server {
+        Ok(Server {
             config,
+            slot,
             store,
             grid,
             keeper,
@@ -281,7 +310,7 @@ impl Server {
             tasks,
             broken,
             started: Instant::now(),
-        }
+        })
     }
 
     fn start(&self, node: &Node, claimed: watch::Receiver<bool>) {
@@ -342,7 +371,7 @@ impl Server {
     ) -> impl Future<Output = ()> + use<> {
         let (store, grid, keeper) = (self.store.clone(), self.grid.clone(), self.keeper.clone());
         let (max_staleness, stop) = (self.config.max_staleness, self.stop.clone());
-        let (slot, owns_slot) = (self.config.slot.clone(), self.owns_slot.clone());
+        let (slot, owns_slot) = (self.slot.clone(), self.owns_slot.clone());
         async move {
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -388,13 +417,20 @@ impl Server {
         front.stop.cancel();
         front.end_now();
         if ended.is_ok() {
-            self.drain().await;
+            self.drain(&node).await;
         }
         node.close().await;
         ended
     }
 
-    async fn drain(&self) {
+    async fn drain(&self, node: &Node) {
+        if let Some(member) = &node.member {
+            // The others go on with what is pending, best without an election.
+            let operator = member.operator();
+            let drained = tokio::time::timeout(HAND_OVER_WAIT, operator.drain());
+            drop(drained.await);
+            return;
+        }
         let pending = self.grid.schedule.stats().pending_rows;
         tracing::info!(pending, "stopping: writing what is pending to Postgres");
         let barrier = self.grid.barrier(&Scope::Everything);

@@ -56,6 +56,8 @@ pub struct MemberOptions {
     pub wish: Wish,
     /// Drawn for this process, unlike any before.
     pub process: u64,
+    /// How long to ask for a cluster to join.
+    pub search: Duration,
 }
 
 /// Why a node cannot take part.
@@ -142,7 +144,7 @@ impl Member {
             leases: Leases::new(),
         });
         if known.is_none() && !options.seeds.is_empty() {
-            log.joins = Some(shared.which_cluster(&options.seeds).await?);
+            log.joins = Some(shared.find_cluster(&options.seeds, options.search).await?);
         }
         log.leases = true;
         log.peers = Some(Arc::new(LogPeers(links.clone())));
@@ -297,6 +299,25 @@ impl Handle {
 }
 
 impl Shared {
+    /// Asks until somebody says, for so long. Cancel safe.
+    async fn find_cluster(&self, seeds: &[String], search: Duration) -> Result<u64, MemberError> {
+        let (begun, mut complaint) = (Instant::now(), String::new());
+        loop {
+            match self.which_cluster(seeds).await {
+                Err(error) if begun.elapsed() >= search => return Err(error),
+                Ok(cluster) => return Ok(cluster),
+                Err(error) => {
+                    let text = error.to_string();
+                    if text != complaint {
+                        tracing::warn!("{text}; asking again");
+                        complaint = text;
+                    }
+                }
+            }
+            tokio::time::sleep(JOIN_PERIOD).await;
+        }
+    }
+
     async fn which_cluster(&self, seeds: &[String]) -> Result<u64, MemberError> {
         let mut failures = Vec::new();
         for seed in seeds {

@@ -152,6 +152,6 @@ mod tests {
         living.silent = true;
         let found = orphans(&known, all.iter(), &living);
         assert_eq!(found.holds, [(all[1].id, Some(BackendPid(7)))]);
-        assert_eq!(found.forgotten, []);
+        assert!(found.forgotten.is_empty());
     }
 }

@@ -35,6 +35,8 @@ async fn member(folder: &Path, node: u64, seeds: Vec<String>) -> Member {
         ..LogOptions::new(folder.join(node.to_string()))
     };
     let options = MemberOptions {
+        process: 1,
+        search: Duration::ZERO,
         listener,
         keys: None,
         seeds,
