@@ -197,7 +197,7 @@ impl Grid {
         for _ in 0..limits::LOAD_ATTEMPTS_MAX {
             let answer = self.requests.lock().answer(id).cloned();
             if let Some(answer) = answer {
-                self.everywhere(self.log.applied()).await;
+                self.everywhere(self.log.touched()).await;
                 return Ok(Ok(answer));
             }
             match self.step(catalog, rows, &mut decide, Some(id), propose)? {
@@ -205,7 +205,7 @@ impl Grid {
                 Ok(Step::Decided(answer, behind, None)) => {
                     self.wait_applied(behind).await;
                     // Nothing in the log proves that this node still leads, and that all know what the answer rests on.
-                    self.everywhere(self.log.applied()).await;
+                    self.everywhere(self.log.touched()).await;
                     return match self.is_sure() {
                         true => Ok(Ok(answer)),
                         false => Err(GridError::Elsewhere),
@@ -579,7 +579,7 @@ impl Grid {
     async fn serve_hold(&self, held: HeldScope, flushed: bool) -> Result<(), GridError> {
         let (id, scope) = (held.id, held.scope.clone());
         if self.requests.lock().stands(id) {
-            self.everywhere(self.log.applied()).await;
+            self.everywhere(self.log.touched()).await;
         } else {
             self.tell(Command::Hold(held)).await?;
         }
@@ -646,7 +646,7 @@ impl Grid {
     /// What was read of these rows just now may be told when this returns: nobody else tells anything older from now on. Cancel safe.
     pub async fn settle_read(&self, rows: &[RowId]) {
         let Some(member) = self.member() else { return };
-        if self.log.acknowledged() >= self.log.applied() {
+        if self.log.acknowledged() >= self.log.touched() {
             return;
         }
         let changed = self.rows.changed(rows);

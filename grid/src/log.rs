@@ -323,6 +323,16 @@ impl Log {
         *self.inner.health.applied.borrow()
     }
 
+    /// Up to where something of the log may be seen in the machine: what was seen before this call is not newer. Ahead of [`Log::applied`] while an entry is being applied.
+    pub fn touched(&self) -> LogIndex {
+        LogIndex(
+            self.inner
+                .health
+                .touched
+                .load(std::sync::atomic::Ordering::SeqCst),
+        )
+    }
+
     /// [`Log::applied`], and every change of it.
     pub fn watch_applied(&self) -> watch::Receiver<LogIndex> {
         self.inner.health.applied.subscribe()

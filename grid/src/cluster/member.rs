@@ -516,7 +516,9 @@ impl Shared {
     }
 
     async fn ask_for_lease(&self, log: &Log, applied: LogIndex) -> Option<(Grant, LogIndex)> {
-        let leader = log.leadership().borrow().leader?;
+        let leader = log.leadership().borrow().leader;
+        // Who has been elected, and does not lead yet, cannot give itself one.
+        let leader = leader.filter(|leader| *leader != self.node)?;
         let address = log.address_of(leader)?;
         let question = Question::Lease(self.node, applied).encode();
         let patience = Duration::from_millis(LEASE_MS);

@@ -11,6 +11,8 @@ pub(crate) struct Health {
     failure: watch::Sender<Option<LogError>>,
     /// Last index applied.
     pub applied: watch::Sender<LogIndex>,
+    /// Last index of which something may have been applied. Written before the machine is told, and read after something was seen in it.
+    pub touched: AtomicU64,
     pub counters: Counters,
 }
 
@@ -38,6 +40,7 @@ impl Health {
         Health {
             failure: watch::Sender::new(None),
             applied: watch::Sender::default(),
+            touched: AtomicU64::new(0),
             counters: Counters::default(),
         }
     }

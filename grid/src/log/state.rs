@@ -58,6 +58,7 @@ impl State {
     /// Replaces the state with a snapshot's.
     pub(crate) fn restore(&mut self, snapshot: &Snapshot) -> Result<(), LogError> {
         let index = snapshot.meta.last_log_id.as_ref().map_or(0, |id| id.index);
+        self.health.touched.fetch_max(index, Ordering::SeqCst);
         let restored = self.machine.get_mut().restore(&snapshot.state);
         restored.map_err(|detail| LogError::Restore { index, detail })?;
         self.applied = snapshot.meta.last_log_id;
@@ -112,6 +113,7 @@ impl State {
             return Ok(false);
         }
         self.at_ms = self.at_ms.max(entry.at_ms);
+        self.health.touched.fetch_max(index, Ordering::SeqCst);
         let machine = self.machine.get_mut();
         // A panic would leave everybody waiting for ever; as an error it reaches all.
         catch_unwind(AssertUnwindSafe(|| machine.apply(LogIndex(index), entry)))

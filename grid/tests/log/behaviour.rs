@@ -3,8 +3,8 @@
 use crate::support::{Numbers, command, files, open, options, write, write_slowly};
 use ripen_grid::log::disk::SimDisk;
 use ripen_grid::log::{Durability, Entry, Log, LogError, LogIndex, LogOptions, Machine};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
 
 #[tokio::test]
 async fn commands_are_there_after_reopening() {
@@ -220,4 +220,45 @@ async fn snapshot_that_the_machine_refuses_stops_the_start() {
     let error = Log::open(options.clone(), Picky(Numbers::default())).await;
     assert!(matches!(error.err(), Some(LogError::Restore { .. })));
     open(&options).await.unwrap();
+}
+
+/// Is in the middle of each entry until it is told to go on.
+struct Gate {
+    begun: mpsc::Sender<LogIndex>,
+    go_on: Mutex<mpsc::Receiver<()>>,
+}
+
+impl Machine for Gate {
+    fn apply(&mut self, index: LogIndex, _: Entry) {
+        self.begun.send(index).expect("the test listens");
+        let go_on = self.go_on.lock().expect("nobody panics");
+        go_on.recv().expect("the test says so");
+    }
+
+    fn snapshot(&self) -> Vec<u8> {
+        Vec::new()
+    }
+
+    fn restore(&mut self, _: &[u8]) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_sees_half_an_entry_knows_how_far_that_may_be() {
+    let ((begun, begins), (go_on, goes_on)) = (mpsc::channel(), mpsc::channel());
+    let machine = Gate {
+        begun,
+        go_on: Mutex::new(goes_on),
+    };
+    let log = Log::open(options(&SimDisk::new()), machine).await.unwrap();
+    let ticket = log.propose(command(1, 10));
+    let index = begins.recv().unwrap();
+    assert!(log.applied() < index);
+    assert_eq!(log.touched(), index);
+    go_on.send(()).unwrap();
+    assert_eq!(ticket.await.unwrap(), index);
+    assert_eq!((log.applied(), log.touched()), (index, index));
+    drop(go_on);
+    log.shutdown().await;
 }
