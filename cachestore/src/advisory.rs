@@ -8,6 +8,9 @@ pub(crate) const MIGRATION: i64 = 0x72_69_70_65_6e;
 /// "ripen t": who takes a log over. Apart from migrations, so that whoever holds it is known to be taking over.
 pub(crate) const TAKE_OVER: i64 = 0x72_69_70_65_6e_20_74;
 
+/// "ripen p": who changes the publication that hot caches follow.
+pub const PUBLICATION: i64 = 0x72_69_70_65_6e_20_70;
+
 /// "ripe" as the first number, a log's number as the second: the [claim](crate::claim). Beside it, members of a cluster have locked their log's identity, a number drawn
 /// by chance.
 pub(crate) const CLAIM: i32 = 0x72_69_70_65;

@@ -1,5 +1,6 @@
 //! The system of record as Ripen sees it: catalog, loads, flush transactions, dead letters. Never decides what is ripe or cached; the grid does.
 
+pub mod advisory;
 pub mod backends;
 pub mod catalog;
 pub mod change;
@@ -18,7 +19,6 @@ pub mod server;
 pub mod store;
 pub mod upstream;
 
-mod advisory;
 mod raw;
 mod sql;
 

@@ -1,6 +1,7 @@
 //! What the hot cache tells the grid, in the order of the WAL. Holds values only.
 
 use crate::error::Unavailable;
+use crate::publication::Author;
 use ripen_cachestore::change::{FlushSeq, RowId};
 use ripen_pg::ids::{Lsn, TableOid, Xid32};
 use ripen_pg::replication::PgMicros;
@@ -39,7 +40,16 @@ pub enum Event {
         /// The stream's position.
         position: Lsn,
     },
-    /// Everything committed up to here has been told. (`Transaction` and `Mark` imply it for their own positions.)
+    /// Tables have left the publication: what is committed behind this position is not told of them. They may have come back since.
+    Withdrawn {
+        /// Who took them out.
+        author: Author,
+        /// Which.
+        tables: Vec<TableOid>,
+        /// The stream's position.
+        position: Lsn,
+    },
+    /// Everything committed up to here has been told. (`Transaction`, `Mark` and `Withdrawn` imply it for their own positions.)
     Position(Lsn),
 }
 

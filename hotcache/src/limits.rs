@@ -45,6 +45,16 @@ pub const HORIZON_POLL: Duration = Duration::from_millis(100);
 /// Less than Postgres's `deadlock_timeout` of one second: where it and a client wait for each other, the client must not be the one that fails.
 pub const PUBLICATION_LOCK_TIMEOUT: &str = "500ms";
 
+/// How long whoever wants to change the publication waits for others who do. Each of them waits for locks no longer than [`PUBLICATION_LOCK_TIMEOUT`], one that was stopped in
+/// between is ended by Postgres after [`PUBLICATION_IDLE_TIMEOUT`]. Then it fails, to be repeated.
+pub const PUBLICATION_TURN_TIMEOUT: &str = "5s";
+
+/// How long a transaction that changes the publication may do nothing: its process was stopped or cut off, and keeps others away. Then Postgres ends it.
+pub const PUBLICATION_IDLE_TIMEOUT: &str = "2s";
+
+/// How often the publication is looked at anew because somebody else changed it at the same time. Then the change fails, to be repeated.
+pub const PUBLICATION_ATTEMPTS: usize = 5;
+
 /// Longest name of anything in Postgres (`NAMEDATALEN`). A longer one of a slot is refused before Postgres does.
 pub const NAME_BYTES_MAX: usize = 63;
 

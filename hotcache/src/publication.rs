@@ -1,11 +1,49 @@
-//! Upkeep of the publication: exactly the followed tables and `ripen.progress`. Never publishes a table without usable replica identity: its updates and deletes would fail for everyone.
+//! Upkeep of the publication: the followed tables and `ripen.progress`. Never publishes a table without usable replica identity: its updates and deletes would fail for everyone.
+//!
+//! Several nodes may change it: one at a time, by an advisory lock that is taken only when there is something to change. A table that leaves the publication says so in the
+//! WAL with the same commit, since whoever follows it elsewhere is told nothing of it behind that place.
 
-use crate::limits::{HORIZON_POLL, PUBLICATION_LOCK_TIMEOUT};
+use crate::limits::{
+    HORIZON_POLL, PUBLICATION_ATTEMPTS, PUBLICATION_IDLE_TIMEOUT, PUBLICATION_LOCK_TIMEOUT,
+    PUBLICATION_TURN_TIMEOUT,
+};
 use crate::slot::{quote_identifier, quote_literal};
+use ripen_cachestore::advisory;
 use ripen_pg::ids::{TableOid, Xid};
+use seen::{Seen, candidates};
 use std::collections::{BTreeMap, BTreeSet};
 use tokio::time::sleep;
 use tokio_postgres::{Client, Error, Transaction};
+
+mod seen;
+
+/// Who changes the publication: a number drawn by each process, so that it knows its own changes in the WAL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Author(pub u64);
+
+/// What the publication shall be like.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wish {
+    /// These are in it, if they can be.
+    pub tables: BTreeSet<TableOid>,
+    /// What becomes of others that are in it.
+    pub others: Others,
+    /// Look at it only while nobody else changes it: what the WAL tells of may not be visible yet.
+    pub in_turn: bool,
+}
+
+/// See [`Wish::others`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Others {
+    /// They go: nobody else uses the publication.
+    #[default]
+    Go,
+    /// They stay, but for these and for tables that cannot be followed: other nodes may know what they are there for.
+    Stay {
+        /// These go.
+        but: BTreeSet<TableOid>,
+    },
+}
 
 /// The publication after [`ensure`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -16,7 +54,7 @@ pub struct Published {
     pub added: BTreeSet<TableOid>,
     /// Not published, and why.
     pub refused: BTreeMap<TableOid, &'static str>,
-    /// What to wait for, if anything was added.
+    /// What to wait for, if anything was changed.
     pub horizon: Option<Xid>,
 }
 
@@ -37,57 +75,73 @@ pub enum PublicationError {
     NoProgress,
 }
 
-#[derive(Debug)]
-struct Candidate {
-    oid: TableOid,
-    name: String,
-    obstacle: Option<&'static str>,
+impl PublicationError {
+    /// Whether somebody who does not wait for his turn has changed it at the same time.
+    fn is_collision(&self) -> bool {
+        let PublicationError::Postgres(error) = self else {
+            return false;
+        };
+        let Some(error) = error.as_db_error() else {
+            return false;
+        };
+        match error.code().code() {
+            // unique_violation, duplicate_object, undefined_object.
+            "23505" | "42710" | "42704" => true,
+            // There is no code of its own for it.
+            "XX000" => error.message().starts_with("tuple concurrently "),
+            _ => false,
+        }
+    }
 }
 
-/// Makes the publication contain exactly the usable ones of `tables`, and `ripen.progress`. Does nothing when it does already.
-/// The client must not be in a transaction. Cancel safe: a dropped future changes all or nothing.
+/// Makes the publication what is wished, `ripen.progress` always being in it. When it is that already, nothing is changed and nothing locked. `wish` is asked again when the
+/// turn to change it has come: only what it says then counts. The client must not be in a transaction. Cancel safe: a dropped future changes all or nothing.
 pub async fn ensure(
     client: &mut Client,
     publication: &str,
-    tables: &[TableOid],
+    author: Author,
+    wish: &(impl Fn() -> Wish + Sync),
 ) -> Result<Published, PublicationError> {
-    let transaction = client.transaction().await?;
-    let timeout = format!("SET LOCAL lock_timeout = '{PUBLICATION_LOCK_TIMEOUT}'");
-    transaction.batch_execute(&timeout).await?;
-    let progress = progress_table(&transaction).await?;
-    let candidates = candidates(&transaction, tables, progress).await?;
-    let wanted: Vec<&Candidate> = candidates.iter().filter(|c| c.obstacle.is_none()).collect();
-    let oids: BTreeSet<TableOid> = wanted.iter().map(|candidate| candidate.oid).collect();
-    let existing = existing(&transaction, publication).await?;
-    let mut published = Published {
-        followed: existing
-            .iter()
-            .flatten()
-            .copied()
-            .filter(|oid| oids.contains(oid))
-            .collect(),
-        refused: refusals(&candidates),
-        ..Published::default()
-    };
-    if existing.as_ref() == Some(&oids) {
-        transaction.commit().await?;
-        published.followed.remove(&progress);
-        return Ok(published);
+    let mut attempts = 1;
+    loop {
+        match ensure_once(client, publication, author, wish).await {
+            Err(error) if error.is_collision() && attempts < PUBLICATION_ATTEMPTS => attempts += 1,
+            done => return done,
+        }
     }
-    let sql = change(publication, existing.is_some(), &wanted);
+}
+
+async fn ensure_once(
+    client: &mut Client,
+    publication: &str,
+    author: Author,
+    wish: &(impl Fn() -> Wish + Sync),
+) -> Result<Published, PublicationError> {
+    let transaction = begin(client).await?;
+    let wished = wish();
+    if !wished.in_turn {
+        let seen = Seen::look(&transaction, publication, &wished).await?;
+        if seen.is_right() {
+            transaction.commit().await?;
+            return Ok(seen.published());
+        }
+    }
+    take_turn(&transaction).await?;
+    let seen = Seen::look(&transaction, publication, &wish()).await?;
+    if seen.is_right() {
+        transaction.commit().await?;
+        return Ok(seen.published());
+    }
+    let sql = seen.change(publication, author);
     transaction.batch_execute(&sql).await?;
     // The tables are locked against changes of their keys now; what held before the lock may hold no more.
-    let again = self::candidates(&transaction, tables, progress).await?;
-    if again
-        .iter()
-        .any(|c| c.obstacle.is_some() && oids.contains(&c.oid))
-    {
+    let added: Vec<TableOid> = seen.added().into_iter().collect();
+    let again = candidates(&transaction, &added).await?;
+    if again.iter().any(|candidate| candidate.obstacle.is_some()) {
         return Err(PublicationError::Unsteady);
     }
     transaction.commit().await?;
-    published.added = &oids - &published.followed;
-    published.followed.remove(&progress);
-    published.added.remove(&progress);
+    let mut published = seen.published();
     published.horizon = Some(horizon(client).await?);
     Ok(published)
 }
@@ -97,35 +151,82 @@ pub async fn ensure(
 pub async fn withdraw(
     client: &mut Client,
     publication: &str,
+    author: Author,
     tables: &[TableOid],
 ) -> Result<(), PublicationError> {
-    let transaction = client.transaction().await?;
-    let timeout = format!("SET LOCAL lock_timeout = '{PUBLICATION_LOCK_TIMEOUT}'");
-    transaction.batch_execute(&timeout).await?;
+    let transaction = begin(client).await?;
+    // What others put there at this moment counts, too.
+    take_turn(&transaction).await?;
     let oids: Vec<u32> = tables.iter().map(|table| table.0).collect();
     let rows = transaction.query(MEMBERS, &[&publication, &oids]).await?;
-    let mut names = Vec::with_capacity(rows.len());
+    let (mut names, mut gone) = (Vec::new(), Vec::new());
     for row in &rows {
         let (schema, name): (&str, &str) = (row.try_get(0)?, row.try_get(1)?);
-        names.push(format!(
-            "ONLY {}.{}",
-            quote_identifier(schema),
-            quote_identifier(name)
-        ));
+        names.push(qualified(schema, name));
+        gone.push(TableOid(row.try_get(2)?));
     }
     if !names.is_empty() {
-        let sql = format!(
-            "ALTER PUBLICATION {} DROP TABLE {}",
-            quote_identifier(publication),
-            names.join(", ")
-        );
-        transaction.batch_execute(&sql).await?;
+        let sql = drop_tables(publication, &names);
+        let tell = tell(author, gone);
+        transaction.batch_execute(&format!("{sql}; {tell}")).await?;
     }
     Ok(transaction.commit().await?)
 }
 
-const MEMBERS: &str = "SELECT n.nspname, c.relname FROM pg_publication p JOIN pg_publication_rel r ON r.prpubid = p.oid \
+const MEMBERS: &str = "SELECT n.nspname, c.relname, c.oid FROM pg_publication p JOIN pg_publication_rel r ON r.prpubid = p.oid \
     JOIN pg_class c ON c.oid = r.prrelid JOIN pg_namespace n ON n.oid = c.relnamespace WHERE p.pubname = $1 AND c.oid = ANY($2) ORDER BY c.oid";
+
+async fn begin(client: &mut Client) -> Result<Transaction<'_>, Error> {
+    let transaction = client.transaction().await?;
+    let timeouts = format!(
+        "SET LOCAL lock_timeout = '{PUBLICATION_LOCK_TIMEOUT}'; SET LOCAL idle_in_transaction_session_timeout = '{PUBLICATION_IDLE_TIMEOUT}'"
+    );
+    transaction.batch_execute(&timeouts).await?;
+    Ok(transaction)
+}
+
+/// From here to the end of the transaction no other Ripen changes the publication, and what others have changed before is visible.
+async fn take_turn(transaction: &Transaction<'_>) -> Result<(), Error> {
+    let sql = format!(
+        "SET LOCAL lock_timeout = '{PUBLICATION_TURN_TIMEOUT}'; SELECT pg_advisory_xact_lock({}); SET LOCAL lock_timeout = '{PUBLICATION_LOCK_TIMEOUT}'",
+        advisory::PUBLICATION
+    );
+    transaction.batch_execute(&sql).await
+}
+
+fn qualified(schema: &str, name: &str) -> String {
+    format!(
+        "ONLY {}.{}",
+        quote_identifier(schema),
+        quote_identifier(name)
+    )
+}
+
+fn drop_tables(publication: &str, names: &[String]) -> String {
+    let publication = quote_identifier(publication);
+    let names = names.join(", ");
+    format!("ALTER PUBLICATION {publication} DROP TABLE {names}")
+}
+
+/// Says in the WAL, by the commit of this transaction, that these tables are not told of any more.
+fn tell(author: Author, tables: impl IntoIterator<Item = TableOid>) -> String {
+    let tables: Vec<String> = tables
+        .into_iter()
+        .map(|table| table.0.to_string())
+        .collect();
+    let content = quote_literal(&format!("{:x} {}", author.0, tables.join(",")));
+    format!("SELECT pg_logical_emit_message(true, 'ripen.withdrawn', {content})")
+}
+
+/// Who says so, of which tables. `None`: it is no such message.
+pub(crate) fn withdrawal(content: &[u8]) -> Option<(Author, Vec<TableOid>)> {
+    let (author, tables) = std::str::from_utf8(content).ok()?.split_once(' ')?;
+    let author = Author(u64::from_str_radix(author, 16).ok()?);
+    let tables = tables
+        .split(',')
+        .map(|table| Some(TableOid(table.parse().ok()?)));
+    Some((author, tables.collect::<Option<_>>()?))
+}
 
 /// Waits until every transaction that may have changed an added table before it was published has ended. Loads that begin afterwards miss nothing.
 /// Cancel safe; may take as long as the longest transaction.
@@ -161,179 +262,18 @@ fn xid(text: &str) -> Xid {
     Xid(text.parse().expect("xid8 prints as a decimal number"))
 }
 
-async fn progress_table(transaction: &Transaction<'_>) -> Result<TableOid, PublicationError> {
-    let row = transaction
-        .query_one("SELECT to_regclass('ripen.progress')::oid", &[])
-        .await?;
-    let oid: Option<u32> = row.try_get(0)?;
-    oid.map(TableOid).ok_or(PublicationError::NoProgress)
-}
-
-const CANDIDATES: &str = "SELECT c.oid, n.nspname, c.relname, c.relkind::text, c.relpersistence::text, c.relreplident::text, \
-    pg_has_role(c.relowner, 'USAGE') AS owned, \
-    EXISTS (SELECT 1 FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary AND i.indimmediate AND i.indisvalid AND i.indisready) AS keyed \
-    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = ANY($1) ORDER BY c.oid";
-
-async fn candidates(
-    transaction: &Transaction<'_>,
-    tables: &[TableOid],
-    progress: TableOid,
-) -> Result<Vec<Candidate>, Error> {
-    let oids: Vec<u32> = tables.iter().chain([&progress]).map(|oid| oid.0).collect();
-    let rows = transaction.query(CANDIDATES, &[&oids]).await?;
-    let candidate = |row: &tokio_postgres::Row| -> Result<Candidate, Error> {
-        let (schema, name): (&str, &str) = (row.try_get("nspname")?, row.try_get("relname")?);
-        let facts = Facts {
-            kind: row.try_get("relkind")?,
-            persistence: row.try_get("relpersistence")?,
-            identity: row.try_get("relreplident")?,
-            keyed: row.try_get("keyed")?,
-            owned: row.try_get("owned")?,
-        };
-        Ok(Candidate {
-            oid: TableOid(row.try_get("oid")?),
-            name: format!("{}.{}", quote_identifier(schema), quote_identifier(name)),
-            obstacle: facts.obstacle(),
-        })
-    };
-    rows.iter().map(candidate).collect()
-}
-
-struct Facts<'a> {
-    kind: &'a str,
-    persistence: &'a str,
-    identity: &'a str,
-    keyed: bool,
-    owned: bool,
-}
-
-impl Facts<'_> {
-    fn obstacle(&self) -> Option<&'static str> {
-        match self.identity {
-            _ if self.kind != "r" => Some("not an ordinary table"),
-            _ if self.persistence != "p" => Some("temporary or unlogged"),
-            _ if !self.keyed => Some("no usable primary key"),
-            "d" | "f" if !self.owned => Some("not owned by Ripen's role"),
-            "d" | "f" => None,
-            _ => Some("replica identity is neither the primary key nor full"),
-        }
-    }
-}
-
-fn refusals(candidates: &[Candidate]) -> BTreeMap<TableOid, &'static str> {
-    let refusal = |candidate: &Candidate| Some((candidate.oid, candidate.obstacle?));
-    candidates.iter().filter_map(refusal).collect()
-}
-
-/// Tables in the publication; `None` when there is none. One that publishes only some rows, columns or operations is reported as empty, so that it is set anew.
-async fn existing(
-    transaction: &Transaction<'_>,
-    publication: &str,
-) -> Result<Option<BTreeSet<TableOid>>, PublicationError> {
-    let sql = "SELECT puballtables, pubinsert AND pubupdate AND pubdelete AND pubtruncate AND NOT pubviaroot AS whole, \
-               current_setting('server_version_num')::int FROM pg_publication WHERE pubname = $1";
-    let Some(row) = transaction.query_opt(sql, &[&publication]).await? else {
-        return Ok(None);
-    };
-    let (all, whole, version): (bool, bool, i32) =
-        (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
-    if all {
-        return Err(PublicationError::AllTables(publication.to_owned()));
-    }
-    let partial = match version {
-        150_000.. => {
-            "r.prqual IS NOT NULL OR r.prattrs IS NOT NULL OR EXISTS (SELECT 1 FROM pg_publication_namespace s WHERE s.pnpubid = p.oid)"
-        }
-        _ => "false",
-    };
-    let sql = format!(
-        "SELECT r.prrelid, {partial} FROM pg_publication p JOIN pg_publication_rel r ON r.prpubid = p.oid WHERE p.pubname = {}",
-        quote_literal(publication)
-    );
-    let mut tables = BTreeSet::new();
-    for row in transaction.query(&sql, &[]).await? {
-        if !whole || row.try_get(1)? {
-            return Ok(Some(BTreeSet::new()));
-        }
-        tables.insert(TableOid(row.try_get(0)?));
-    }
-    Ok(Some(tables))
-}
-
-fn change(publication: &str, exists: bool, wanted: &[&Candidate]) -> String {
-    let name = quote_identifier(publication);
-    let only = |candidate: &&Candidate| format!("ONLY {}", candidate.name);
-    let tables = wanted.iter().map(only).collect::<Vec<_>>().join(", ");
-    let whole = "publish = 'insert, update, delete, truncate', publish_via_partition_root = false";
-    if exists {
-        format!(
-            "ALTER PUBLICATION {name} SET ({whole}); ALTER PUBLICATION {name} SET TABLE {tables}"
-        )
-    } else {
-        format!("CREATE PUBLICATION {name} FOR TABLE {tables} WITH ({whole})")
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const GOOD: Facts<'static> = Facts {
-        kind: "r",
-        persistence: "p",
-        identity: "d",
-        keyed: true,
-        owned: true,
-    };
-
     #[test]
-    fn only_tables_whose_updates_keep_working_are_published() {
-        assert_eq!(GOOD.obstacle(), None);
-        assert_eq!(
-            Facts {
-                identity: "f",
-                ..GOOD
-            }
-            .obstacle(),
-            None
-        );
-        for bad in [
-            Facts {
-                identity: "n",
-                ..GOOD
-            },
-            Facts {
-                identity: "i",
-                ..GOOD
-            },
-            Facts {
-                keyed: false,
-                ..GOOD
-            },
-            Facts {
-                persistence: "u",
-                ..GOOD
-            },
-            Facts { kind: "p", ..GOOD },
-            Facts {
-                owned: false,
-                ..GOOD
-            },
-        ] {
-            assert!(bad.obstacle().is_some());
+    fn what_is_told_of_withdrawn_tables_can_be_read() {
+        let told = tell(Author(26), [TableOid(4), TableOid(5)]);
+        assert!(told.ends_with("'1a 4,5')"), "{told}");
+        let expected = (Author(26), vec![TableOid(4), TableOid(5)]);
+        assert_eq!(withdrawal(b"1a 4,5"), Some(expected));
+        for foreign in [&b"1a"[..], b"x 4", b"1a ", b"1a 4,x", b"\xff 4"] {
+            assert_eq!(withdrawal(foreign), None);
         }
-    }
-
-    #[test]
-    fn names_are_quoted() {
-        let odd = Candidate {
-            oid: TableOid(1),
-            name: "\"a\"\"b\".\"c\"".into(),
-            obstacle: None,
-        };
-        assert_eq!(
-            change("ripen", false, &[&odd]),
-            "CREATE PUBLICATION \"ripen\" FOR TABLE ONLY \"a\"\"b\".\"c\" WITH (publish = 'insert, update, delete, truncate', publish_via_partition_root = false)"
-        );
     }
 }

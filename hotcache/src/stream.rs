@@ -8,6 +8,7 @@
 
 use crate::event::{Event, Outcome, RowOutcome, Transaction};
 use crate::limits::{ROW_OVERHEAD, TRANSACTION_BYTES_MAX};
+use crate::publication::{Author, withdrawal};
 use crate::table::{Mapping, Table, WalRow, fill, is_incomplete};
 use foldhash::fast::RandomState;
 use indexmap::IndexMap;
@@ -26,6 +27,9 @@ mod progress;
 pub const MARK_PREFIX: &[u8] = b"ripen";
 /// Prefix of the message by which a flush says, before its rows, that triggers or foreign keys may make more of it.
 pub const TELL_PREFIX: &[u8] = b"ripen.tell";
+
+/// Prefix of the message by which a change of the publication says, with its commit, which tables it took out.
+pub const WITHDRAWN_PREFIX: &[u8] = b"ripen.withdrawn";
 
 /// Messages that cannot follow each other, or contradict what the stream said before. The connection must be made anew.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -72,6 +76,7 @@ struct Open {
     invalidated: BTreeSet<TableOid>,
     schema_changed: BTreeSet<TableOid>,
     marks: Vec<u64>,
+    withdrawals: Vec<(Author, Vec<TableOid>)>,
 }
 
 impl Stream {
@@ -164,16 +169,24 @@ impl Stream {
         time: PgMicros,
         tell: &mut impl FnMut(Event),
     ) -> Result<(), StreamError> {
-        let open = self.open.take().ok_or(StreamError::OutOfOrder("Commit"))?;
+        let mut open = self.open.take().ok_or(StreamError::OutOfOrder("Commit"))?;
         self.passed = self.passed.max(end);
         if let Some(seq) = open.own_flush {
             self.last_flush = Some(seq);
         }
+        let withdrawals = std::mem::take(&mut open.withdrawals);
         let (transaction, marks) = open.end(end, time);
-        let mut silent = marks.is_empty();
+        let mut silent = marks.is_empty() && withdrawals.is_empty();
         if let Some(transaction) = transaction {
             tell(Event::Transaction(transaction));
             silent = false;
+        }
+        for (author, tables) in withdrawals {
+            tell(Event::Withdrawn {
+                author,
+                tables,
+                position: end,
+            });
         }
         for id in marks {
             tell(Event::Mark { id, position: end });
@@ -250,6 +263,12 @@ impl Stream {
             self.open("Message")?.tells = true;
             return Ok(());
         }
+        if transactional && prefix == WITHDRAWN_PREFIX {
+            let open = self.open("Message")?;
+            // Of somebody else, if it cannot be read.
+            open.withdrawals.extend(withdrawal(content));
+            return Ok(());
+        }
         let Some(id) = mark(prefix, content) else {
             return Ok(());
         };
@@ -290,6 +309,7 @@ impl Open {
             invalidated: BTreeSet::new(),
             schema_changed: BTreeSet::new(),
             marks: Vec::new(),
+            withdrawals: Vec::new(),
         }
     }
 

@@ -12,7 +12,7 @@ use following::{Following, catalog, log, oid};
 use ripen_cachestore::change::{FlushSeq, RowId};
 use ripen_cachestore::progress::Taker;
 use ripen_cachestore::{Store, migrate};
-use ripen_hotcache::publication::{self, Published};
+use ripen_hotcache::publication::{self, Author, Published, Wish};
 use ripen_hotcache::{Event, Outcome, Transaction};
 use ripen_pg::ids::TableOid;
 use ripen_pg::key::Key;
@@ -44,8 +44,17 @@ async fn prepared(settings: &[&str]) -> Result<(Server, Client)> {
     client.batch_execute(TABLES).await?;
     migrate::migrate(&server.url("postgres").parse()?).await?;
     let tables = [oid(&client, "t").await?, oid(&client, "g").await?];
-    publication::ensure(&mut client, "ripen", &tables).await?;
+    publish(&mut client, &tables).await?;
     Ok((server, client))
+}
+
+/// Makes the publication contain exactly the usable ones of these tables.
+async fn publish(client: &mut Client, tables: &[TableOid]) -> Result<Published> {
+    let wish = || Wish {
+        tables: tables.iter().copied().collect(),
+        ..Wish::default()
+    };
+    Ok(publication::ensure(client, "ripen", Author(1), &wish).await?)
 }
 
 fn row(table: TableOid, id: i32) -> RowId {
@@ -310,7 +319,7 @@ async fn a_slot_older_than_its_publication_is_made_anew() -> Result<()> {
     client
         .batch_execute("INSERT INTO t VALUES (1, 'unpublished', '')")
         .await?;
-    publication::ensure(&mut client, "ripen", &[t]).await?;
+    publish(&mut client, &[t]).await?;
     let mut following = Following::begin(&server, "postgres", catalog(&client, 1).await?, false)?;
     following.connected().await?;
     following
@@ -430,7 +439,7 @@ async fn the_publication_holds_only_what_can_be_followed() -> Result<()> {
         added,
         refused,
         horizon,
-    } = publication::ensure(&mut client, "ripen", &tables).await?;
+    } = publish(&mut client, &tables).await?;
     assert_eq!(followed, tables[..2].iter().copied().collect());
     assert_eq!(refused.keys().copied().collect::<Vec<_>>(), tables[2..]);
     assert!(added.is_empty() && horizon.is_none());
@@ -442,7 +451,7 @@ async fn the_publication_holds_only_what_can_be_followed() -> Result<()> {
     client
         .batch_execute("ALTER TABLE unkeyed ADD COLUMN id int PRIMARY KEY")
         .await?;
-    let published = publication::ensure(&mut client, "ripen", &tables).await?;
+    let published = publish(&mut client, &tables).await?;
     assert_eq!(published.added, [tables[2]].into_iter().collect());
     let horizon = published.horizon.expect("a table was added");
     let early = timeout(
@@ -454,7 +463,7 @@ async fn the_publication_holds_only_what_can_be_followed() -> Result<()> {
     publication::wait_until_followed(&client, horizon).await?;
 
     client.batch_execute("INSERT INTO unkeyed VALUES (1, 1); UPDATE unkeyed SET v = 2; INSERT INTO n VALUES (2); DELETE FROM n").await?;
-    let published = publication::ensure(&mut client, "ripen", &tables[..1]).await?;
+    let published = publish(&mut client, &tables[..1]).await?;
     assert_eq!(
         (published.followed, published.added.len()),
         (tables[..1].iter().copied().collect(), 0)

@@ -333,6 +333,7 @@ impl Server {
         let follower = Follower {
             grid: self.grid.clone(),
             keeper: self.keeper.clone(),
+            publisher: self.engine.publisher.clone(),
             attention,
             stats: self.followed.clone(),
             clock: unix_ms,

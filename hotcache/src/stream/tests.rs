@@ -495,6 +495,30 @@ fn without_old_values_the_last_flush_tells_a_take_over() {
 }
 
 #[test]
+fn withdrawn_tables_are_told_behind_what_was_told_of_them() {
+    let mut stream = Stream::new(LOG);
+    let messages = [
+        begin(),
+        table(),
+        message(true, b"ripen.withdrawn\0", b"1f 7,8"),
+        message(true, b"ripen.withdrawn\0", b"of somebody else"),
+        mark_message(true, "4"),
+        delete(1),
+        commit(),
+    ];
+    let told = feed(&mut stream, &catalog(1), &messages);
+    let [Event::Transaction(_), withdrawn, Event::Mark { id: 4, .. }] = told.as_slice() else {
+        panic!("{told:?}")
+    };
+    let expected = Event::Withdrawn {
+        author: Author(31),
+        tables: vec![TableOid(7), TableOid(8)],
+        position: Lsn(100),
+    };
+    assert_eq!(*withdrawn, expected);
+}
+
+#[test]
 fn marks_follow_their_transaction_and_foreign_messages_are_ignored() {
     let mut stream = Stream::new(LOG);
     let told = feed(

@@ -1,10 +1,16 @@
 //! Several nodes on one database: each has a slot of its own.
 
 use super::following::{Following, catalog, oid};
-use super::prepared;
-use anyhow::Result;
+use super::server::Server;
+use super::{TABLES, prepared};
+use anyhow::{Result, ensure};
+use ripen_cachestore::{advisory, migrate};
+use ripen_hotcache::Event;
+use ripen_hotcache::publication::{self, Author, Others, PublicationError, Published, Wish};
 use ripen_hotcache::slots::{self, Leftovers};
+use ripen_pg::ids::TableOid;
 use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 use tokio_postgres::Client;
 
 async fn make_slot(client: &Client, name: &str, plugin: &str) -> Result<()> {
@@ -94,4 +100,211 @@ async fn each_node_follows_on_its_own() -> Result<()> {
         node.stop().await?;
     }
     Ok(())
+}
+
+/// As one node of several makes it.
+async fn publish(
+    client: &mut Client,
+    node: u64,
+    tables: &[TableOid],
+    but: &[TableOid],
+) -> Result<Published, PublicationError> {
+    let wish = || Wish {
+        tables: tables.iter().copied().collect(),
+        others: Others::Stay {
+            but: but.iter().copied().collect(),
+        },
+        in_turn: false,
+    };
+    publication::ensure(client, "ripen", Author(node), &wish).await
+}
+
+async fn members(client: &Client) -> Result<BTreeSet<TableOid>> {
+    let sql =
+        "SELECT r.prrelid FROM pg_publication_rel r WHERE r.prrelid <> 'ripen.progress'::regclass";
+    let rows = client.query(sql, &[]).await?;
+    Ok(rows.iter().map(|row| TableOid(row.get(0))).collect())
+}
+
+/// Until somebody waits for a lock.
+async fn until_blocked(client: &Client) -> Result<()> {
+    let sql = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'";
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while client.query_one(sql, &[]).await?.get::<_, i64>(0) == 0 {
+        ensure!(Instant::now() < deadline, "nobody waits for a lock");
+        tokio::task::yield_now().await;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn nodes_that_start_at_once_make_one_publication() -> Result<()> {
+    let server = Server::start(&[]).await?;
+    let admin = server.client().await?;
+    admin.batch_execute(TABLES).await?;
+    let start = async |node: u64, tables: Vec<TableOid>| -> Result<Published> {
+        migrate::migrate(&server.url("postgres").parse()?).await?;
+        let mut client = server.client().await?;
+        Ok(publish(&mut client, node, &tables, &[]).await?)
+    };
+    let (t, g) = (oid(&admin, "t").await?, oid(&admin, "g").await?);
+    for _ in 0..10 {
+        let (first, second, third) = tokio::try_join!(
+            start(1, vec![t, g]),
+            start(2, vec![t]),
+            start(3, vec![g, t])
+        )?;
+        assert_eq!(members(&admin).await?, BTreeSet::from([t, g]));
+        for (published, wanted) in [(&first, 2), (&second, 1), (&third, 2)] {
+            assert_eq!(published.followed.len() + published.added.len(), wanted);
+            assert_eq!(published.added.is_empty(), published.horizon.is_none());
+        }
+        let adders = [&first, &second, &third].map(|published| published.added.contains(&t));
+        assert_eq!(adders.iter().filter(|added| **added).count(), 1);
+        publication::drop(&admin, "ripen").await?;
+        admin.batch_execute("DROP SCHEMA ripen CASCADE").await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn nothing_is_locked_when_nothing_is_to_be_changed() -> Result<()> {
+    let (server, mut client) = prepared(&[]).await?;
+    let (t, g) = (oid(&client, "t").await?, oid(&client, "g").await?);
+    let mut other = server.client().await?;
+    let locks = other.transaction().await?;
+    let sql = format!(
+        "SELECT pg_advisory_xact_lock({}); LOCK TABLE t, g, ripen.progress IN SHARE ROW EXCLUSIVE MODE",
+        advisory::PUBLICATION
+    );
+    locks.batch_execute(&sql).await?;
+    for tables in [&[t, g][..], &[t]] {
+        let published = publish(&mut client, 1, tables, &[]).await?;
+        assert_eq!(published.followed.len(), tables.len());
+    }
+    // What stays is not locked when something else comes.
+    locks.rollback().await?;
+    let locks = other.transaction().await?;
+    let sql = "LOCK TABLE t, ripen.progress IN SHARE ROW EXCLUSIVE MODE";
+    locks.batch_execute(sql).await?;
+    assert!(publish(&mut client, 1, &[t], &[g]).await?.horizon.is_some());
+    assert!(
+        publish(&mut client, 1, &[t, g], &[])
+            .await?
+            .added
+            .contains(&g)
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn who_must_not_miss_a_change_waits_for_its_turn() -> Result<()> {
+    let (server, mut client) = prepared(&[]).await?;
+    let t = oid(&client, "t").await?;
+    let (mut other, watcher) = (server.client().await?, server.client().await?);
+    let turn = other.transaction().await?;
+    let sql = format!(
+        "SELECT pg_advisory_xact_lock({}); ALTER PUBLICATION ripen DROP TABLE t",
+        advisory::PUBLICATION
+    );
+    turn.batch_execute(&sql).await?;
+    let wish = || Wish {
+        tables: BTreeSet::from([t]),
+        others: Others::Stay {
+            but: BTreeSet::new(),
+        },
+        in_turn: true,
+    };
+    let ensured = publication::ensure(&mut client, "ripen", Author(1), &wish);
+    let commit = async {
+        until_blocked(&watcher).await?;
+        Ok::<_, anyhow::Error>(turn.commit().await?)
+    };
+    let (published, committed) = tokio::join!(ensured, commit);
+    committed?;
+    let published = published?;
+    assert!(published.added.contains(&t) && published.followed.is_empty());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_stranger_who_changes_it_at_the_same_time_is_no_error() -> Result<()> {
+    let (server, mut client) = prepared(&[]).await?;
+    let (t, g) = (oid(&client, "t").await?, oid(&client, "g").await?);
+    let (mut stranger, watcher) = (server.client().await?, server.client().await?);
+    for (before, change) in [
+        (
+            "DROP PUBLICATION ripen",
+            "CREATE PUBLICATION ripen FOR TABLE g",
+        ),
+        (
+            "ALTER PUBLICATION ripen SET (publish = 'insert')",
+            "ALTER PUBLICATION ripen SET (publish = 'update')",
+        ),
+        (
+            "ALTER PUBLICATION ripen DROP TABLE t",
+            "DROP PUBLICATION ripen",
+        ),
+    ] {
+        client.batch_execute(before).await?;
+        let transaction = stranger.transaction().await?;
+        transaction.batch_execute(change).await?;
+        let commit = async {
+            until_blocked(&watcher).await?;
+            Ok::<_, anyhow::Error>(transaction.commit().await?)
+        };
+        let tables = [t, g];
+        let (published, committed) = tokio::join!(publish(&mut client, 1, &tables, &[]), commit);
+        committed?;
+        assert!(published?.added.contains(&t), "{change}");
+        assert_eq!(members(&client).await?, BTreeSet::from(tables), "{change}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn tables_that_leave_the_publication_say_so_in_the_stream() -> Result<()> {
+    let (server, mut client) = prepared(&[]).await?;
+    let (t, g) = (oid(&client, "t").await?, oid(&client, "g").await?);
+    let mut following = Following::begin(&server, "postgres", catalog(&client, 1).await?, false)?;
+    following.connected().await?;
+    let insert = async |client: &Client, id: i32| -> Result<()> {
+        let sql = "INSERT INTO t VALUES ($1, 'a', '')";
+        client.execute(sql, &[&id]).await?;
+        Ok(())
+    };
+    insert(&client, 1).await?;
+    publication::withdraw(&mut client, "ripen", Author(5), &[t]).await?;
+    insert(&client, 2).await?;
+    publish(&mut client, 6, &[t], &[g]).await?;
+    insert(&client, 3).await?;
+    let mut told = Vec::new();
+    while told.len() < 4 {
+        told.push(
+            following
+                .until(|event| match event {
+                    Event::Transaction(transaction) => {
+                        Some(format!("{:?}", transaction.rows[0].row))
+                    }
+                    Event::Withdrawn { author, tables, .. } => {
+                        Some(format!("{author:?} {tables:?}"))
+                    }
+                    _ => None,
+                })
+                .await?,
+        );
+    }
+    let row = |id| format!("{:?}", super::row(t, id));
+    let expected = [
+        row(1),
+        format!("{:?} {:?}", Author(5), [t]),
+        format!("{:?} {:?}", Author(6), [g]),
+        row(3),
+    ];
+    assert_eq!(told, expected);
+    // What is not there leaves nothing to tell.
+    publication::withdraw(&mut client, "ripen", Author(5), &[g]).await?;
+    insert(&client, 4).await?;
+    assert_eq!(following.transaction().await?.rows[0].row, super::row(t, 4));
+    following.stop().await
 }

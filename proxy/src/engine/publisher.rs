@@ -1,15 +1,19 @@
 //! Who brings the publication up to date: the upkeep, after the catalog changed, and sessions, before DDL that a published table would make Postgres refuse,
-//! or that would make Postgres refuse later updates (a table in a publication must keep its replica identity). Decides which tables may count as followed;
-//! `ripen_hotcache::publication` does the SQL. Never lets a table count as followed that this process has taken out since it was last put in.
+//! or that would make Postgres refuse later updates (a table in a publication must keep its replica identity). `standing` decides which tables may count as followed;
+//! `ripen_hotcache::publication` does the SQL. Never lets a table count as followed that this process has taken out since it was last put in, or of which it has
+//! heard that another node has.
+
+mod standing;
 
 use parking_lot::Mutex;
 use ripen_cachestore::{Store, StoreError};
 use ripen_grid::feed::Served;
 use ripen_grid::grid::Grid;
-use ripen_hotcache::publication::{self, PublicationError, Published};
-use ripen_pg::ids::TableOid;
+use ripen_hotcache::publication::{self, Author, PublicationError};
+use ripen_pg::ids::{TableOid, Xid};
+use standing::{Asked, Place, Standing};
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// The publication that the hot cache follows.
 pub const PUBLICATION: &str = "ripen";
@@ -23,50 +27,39 @@ pub enum PublisherError {
     /// Postgres refused.
     #[error(transparent)]
     Publication(#[from] PublicationError),
+    /// A query failed.
+    #[error(transparent)]
+    Query(#[from] tokio_postgres::Error),
 }
+
+/// The publication as this process has left it.
+#[derive(Clone, Debug, Default)]
+pub struct Published {
+    /// In it, and wanted here.
+    pub tables: BTreeSet<TableOid>,
+    /// Of these, those that were not until now as far as is known here: put there just now, by another node, or by an earlier process. The stream tells in part only what
+    /// was running then.
+    pub fresh: BTreeSet<TableOid>,
+    /// What to wait for before `fresh` may be served, if there is any.
+    pub horizon: Option<Xid>,
+    /// Not in it, and why.
+    pub refused: BTreeMap<TableOid, &'static str>,
+}
+
+/// Says whether this node leads.
+pub type Leads = Arc<dyn Fn() -> bool + Send + Sync>;
 
 /// See the module.
 pub struct Publisher {
     store: Store,
     grid: Arc<Grid>,
+    /// This process, among those that change the publication.
+    author: Author,
+    /// Set when other nodes change the publication, too.
+    leads: OnceLock<Leads>,
     /// Held while the publication changes in Postgres.
     changing: tokio::sync::Mutex<()>,
-    state: Mutex<State>,
-}
-
-#[derive(Default)]
-struct State {
-    /// What is in the publication, as far as this process has seen to it. `None`: whatever an earlier one has left there.
-    published: Option<BTreeSet<TableOid>>,
-    /// Tables that transactions now running have had taken out, and how many of these there are.
-    withdrawn: BTreeMap<TableOid, usize>,
-}
-
-impl State {
-    fn is_published(&self, table: &TableOid) -> bool {
-        self.published
-            .as_ref()
-            .is_none_or(|published| published.contains(table))
-    }
-
-    fn may_be_served(&self, table: &TableOid) -> bool {
-        self.is_published(table) && !self.withdrawn.contains_key(table)
-    }
-
-    fn take_out(&mut self, tables: &BTreeSet<TableOid>) {
-        for table in tables {
-            *self.withdrawn.entry(*table).or_default() += 1;
-        }
-    }
-
-    fn give_back(&mut self, tables: &BTreeSet<TableOid>) {
-        for table in tables {
-            if let Some(count) = self.withdrawn.get_mut(table) {
-                *count -= 1;
-            }
-        }
-        self.withdrawn.retain(|_, count| *count > 0);
-    }
+    standing: Mutex<Standing>,
 }
 
 impl Publisher {
@@ -75,23 +68,51 @@ impl Publisher {
         Publisher {
             store,
             grid,
+            author: Author(rand::random()),
+            leads: OnceLock::new(),
             changing: tokio::sync::Mutex::default(),
-            state: Mutex::default(),
+            standing: Mutex::default(),
         }
     }
 
-    /// Makes the publication contain exactly the usable ones of these tables that nobody has withdrawn. Cancel safe.
-    pub async fn publish(&self, wanted: BTreeSet<TableOid>) -> Result<Published, PublisherError> {
+    /// From now on the publication belongs to several nodes: only who leads takes out what it does not want, and what others have put there stays. Once, before
+    /// anything is published.
+    pub fn share(&self, leads: Leads) {
+        let shared = self.leads.set(leads);
+        assert!(shared.is_ok(), "shared once");
+    }
+
+    /// Makes the publication contain the usable ones of these tables, unless somebody has withdrawn them. Other tables go; of a shared publication only those that are
+    /// known and unwanted by who leads. Cancel safe.
+    pub async fn publish(
+        &self,
+        wanted: &BTreeSet<TableOid>,
+        unwanted: &BTreeSet<TableOid>,
+    ) -> Result<Published, PublisherError> {
         let _one_at_a_time = self.changing.lock().await;
-        let wanted: Vec<TableOid> = {
-            let state = self.state.lock();
-            let free = |table: &TableOid| !state.withdrawn.contains_key(table);
-            wanted.into_iter().filter(free).collect()
+        let wish = || {
+            let leads = self.leads.get().map(|leads| leads());
+            let asked = Asked {
+                wanted,
+                unwanted,
+                leads,
+            };
+            self.standing.lock().wish(&asked)
         };
         let mut client = self.store.client().await?;
-        let published = publication::ensure(&mut client, PUBLICATION, &wanted).await?;
-        self.state.lock().published = Some(&published.followed | &published.added);
-        Ok(published)
+        let done = publication::ensure(&mut client, PUBLICATION, self.author, &wish).await?;
+        let (tables, fresh) = self.standing.lock().note(&done);
+        let horizon = match done.horizon {
+            _ if fresh.is_empty() => None,
+            None => Some(publication::horizon(&client).await?),
+            known => known,
+        };
+        Ok(Published {
+            tables,
+            fresh,
+            horizon,
+            refused: done.refused,
+        })
     }
 
     /// From now on these tables are served, but for those that are not in the publication any more. Rows of tables that were not followed until now are
@@ -99,8 +120,10 @@ impl Publisher {
     ///
     /// `beginnings`: how often the stream had begun anew when this was decided ([`ripen_grid::feed::Feed::serve`]).
     pub fn serve(&self, mut served: Served, beginnings: u64) {
-        let state = self.state.lock();
-        served.followed.retain(|table| state.may_be_served(table));
+        let standing = self.standing.lock();
+        served
+            .followed
+            .retain(|table| standing.may_be_served(table));
         let before = self.grid.feed.served();
         for table in served.followed.difference(&before.followed) {
             self.grid.rows.drop_table(*table);
@@ -111,9 +134,7 @@ impl Publisher {
     /// Takes these tables out of the publication until the answer is dropped; then the upkeep puts back what may be. The caller holds them: what is in memory is
     /// fenced. What cannot be had (a lock that this very transaction has) is logged: Postgres then says what it says.
     pub async fn withdraw(self: &Arc<Self>, tables: BTreeSet<TableOid>) -> Withdrawn {
-        self.state.lock().take_out(&tables);
-        let publisher = self.clone();
-        let withdrawn = Withdrawn { publisher, tables };
+        let withdrawn = self.keep_out(Place::Here, tables);
         let _one_at_a_time = self.changing.lock().await;
         let published = self.unpublished(&withdrawn.tables);
         if !published.is_empty()
@@ -124,56 +145,66 @@ impl Publisher {
         withdrawn
     }
 
+    /// Another node takes these tables out of the publication: they are not followed here any more, and the upkeep here does not put them back before the answer is dropped.
+    /// Does nothing to the publication itself. At once.
+    pub fn withdrawn_elsewhere(self: &Arc<Self>, tables: BTreeSet<TableOid>) -> Withdrawn {
+        let withdrawn = self.keep_out(Place::Elsewhere, tables);
+        let tables = &withdrawn.tables;
+        self.grid.feed.unfollow(|table| tables.contains(table));
+        withdrawn
+    }
+
+    /// The stream has passed the place where these tables left the publication: from there on it tells nothing of them, so they are not followed until the upkeep has seen
+    /// them there again. Answers whether it has something to do; our own changes are known.
+    pub fn left(&self, author: Author, tables: &[TableOid]) -> bool {
+        if author == self.author {
+            return false;
+        }
+        let tables: BTreeSet<TableOid> = tables.iter().copied().collect();
+        let mut standing = self.standing.lock();
+        standing.lose(&tables);
+        self.grid.feed.unfollow(|table| tables.contains(table));
+        true
+    }
+
+    fn keep_out(self: &Arc<Self>, place: Place, tables: BTreeSet<TableOid>) -> Withdrawn {
+        self.standing.lock().withdraw(place, &tables);
+        Withdrawn {
+            publisher: self.clone(),
+            place,
+            tables,
+        }
+    }
+
     /// Those of the tables that may be published count as followed no more.
     fn unpublished(&self, tables: &BTreeSet<TableOid>) -> Vec<TableOid> {
-        let mut state = self.state.lock();
-        let concerned = |table: &&TableOid| state.is_published(table);
+        let mut standing = self.standing.lock();
+        // Other nodes may have put there what this one does not want.
+        let shared = self.leads.get().is_some();
+        let concerned = |table: &&TableOid| shared || standing.is_published(table);
         let published: Vec<TableOid> = tables.iter().filter(concerned).copied().collect();
-        if let Some(known) = &mut state.published {
-            known.retain(|table| !tables.contains(table));
-        }
+        standing.forget(tables);
         self.grid.feed.unfollow(|table| tables.contains(table));
         published
     }
 
     async fn take_out(&self, tables: &[TableOid]) -> Result<(), PublisherError> {
         let mut client = self.store.client().await?;
-        Ok(publication::withdraw(&mut client, PUBLICATION, tables).await?)
+        let done = publication::withdraw(&mut client, PUBLICATION, self.author, tables).await;
+        Ok(done?)
     }
 }
 
 /// Keeps tables out of the publication while it lives.
 pub struct Withdrawn {
     publisher: Arc<Publisher>,
+    place: Place,
     tables: BTreeSet<TableOid>,
 }
 
 impl Drop for Withdrawn {
     fn drop(&mut self) {
-        self.publisher.state.lock().give_back(&self.tables);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_table_is_withdrawn_until_the_last_transaction_has_given_it_back() {
-        let (mut state, tables) = (State::default(), BTreeSet::from([TableOid(1)]));
-        state.take_out(&tables);
-        state.take_out(&tables);
-        state.give_back(&tables);
-        assert!(state.withdrawn.contains_key(&TableOid(1)));
-        state.give_back(&tables);
-        assert!(state.withdrawn.is_empty());
-    }
-
-    #[test]
-    fn what_an_earlier_process_published_may_be_anything() {
-        let mut state = State::default();
-        assert!(state.is_published(&TableOid(1)));
-        state.published = Some(BTreeSet::new());
-        assert!(!state.is_published(&TableOid(1)));
+        let mut standing = self.publisher.standing.lock();
+        standing.give_back(self.place, &self.tables);
     }
 }

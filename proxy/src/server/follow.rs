@@ -1,6 +1,7 @@
 //! From the hot cache to the grid: what an event in Postgres's WAL means for memory. Applies in order; waits only for the log of other nodes.
 
 use crate::engine::keeper::Keeper;
+use crate::engine::publisher::Publisher;
 use ripen_grid::change::RowId;
 use ripen_grid::grid::Grid;
 use ripen_grid::limits::LOG_POLL;
@@ -65,6 +66,8 @@ pub struct Follower {
     pub grid: Arc<Grid>,
     /// To be told of schema changes.
     pub keeper: Arc<Keeper>,
+    /// To be told of tables that are not followed any more.
+    pub publisher: Arc<Publisher>,
     /// Wakes the upkeep when the stream stands up or the schema changed.
     pub attention: Arc<Notify>,
     /// What followed.
@@ -135,6 +138,16 @@ impl Follower {
             Event::Mark { id, position } => {
                 self.grid.feed.pass(position);
                 self.grid.marks.passed(id);
+            }
+            Event::Withdrawn {
+                author,
+                tables,
+                position,
+            } => {
+                if self.publisher.left(author, &tables) {
+                    self.attention.notify_one();
+                }
+                self.grid.feed.pass(position);
             }
             Event::Position(position) => self.grid.feed.pass(position),
         }

@@ -261,21 +261,18 @@ impl Upkeep {
             .collect()
     }
 
-    /// Brings the publication up to date. Answers the tables in it.
+    /// Brings the publication up to date. Answers the tables in it. Those that have just come there are young, whoever put them there.
     async fn publish(&mut self) -> Result<BTreeSet<TableOid>, UpkeepError> {
         let catalog = self.keeper.catalog();
         let (_, wanted) = self.wanted(&catalog);
-        let published = self.publisher.publish(wanted).await?;
+        let known: BTreeSet<TableOid> = catalog.relations.keys().copied().collect();
+        let published = self.publisher.publish(&wanted, &(&known - &wanted)).await?;
         for (table, why) in &published.refused {
             tracing::debug!(table = table.0, why, "a table is not followed");
         }
-        self.young.tables.extend(published.added.iter().copied());
+        self.young.tables.extend(published.fresh);
         self.young.horizon = self.young.horizon.max(published.horizon);
-        Ok(published
-            .followed
-            .into_iter()
-            .chain(published.added)
-            .collect())
+        Ok(published.tables)
     }
 
     /// All tables are young when the stream has begun anew: nobody remembers which transactions ran when an earlier process published them, and one that was
