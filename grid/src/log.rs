@@ -105,7 +105,7 @@ pub struct LogOptions {
     pub peers: Option<Arc<dyn Peers>>,
     /// Whether tickets wait, beyond being applied, until the cluster's leases let commits be acknowledged.
     pub leases: bool,
-    /// An empty directory becomes a copy of the log with this identity and waits until that log's leader adds it. `None`: it becomes a log of its own.
+    /// A log without members waits until the leader of the log with this identity adds it; an empty directory takes that identity. `None`: it becomes a log of its own.
     pub joins: Option<u64>,
 }
 

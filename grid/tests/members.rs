@@ -66,6 +66,7 @@ impl Cluster {
         let address = listener.local_addr().unwrap().to_string();
         let seeds = self.running.values().map(|node| node.address.clone());
         let options = MemberOptions {
+            founds: self.running.is_empty(),
             process: 1,
             search: Duration::ZERO,
             listener,
@@ -380,12 +381,31 @@ async fn a_seed_may_be_a_name_with_several_addresses() {
     cluster.until(known).await;
 }
 
+/// A crash can leave the header of the first segment alone: the folder names the cluster then, but has nothing of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_newcomer_whose_first_write_was_torn_founds_no_second_cluster() {
+    const HEADER_BYTES: usize = 64;
+    let mut cluster = Cluster::new();
+    cluster.start(1, &cluster.anywhere()).await.unwrap();
+    cluster.write(1).await;
+    let name = "wal-0000000001.seg";
+    let mut torn = std::fs::read(cluster.dir(1).join(name)).unwrap();
+    torn[HEADER_BYTES..].fill(0);
+    std::fs::create_dir(cluster.dir(2)).unwrap();
+    std::fs::write(cluster.dir(2).join(name), torn).unwrap();
+    cluster.start(2, &cluster.anywhere()).await.unwrap();
+    cluster.agreed(&[1]).await;
+    let leadership = *cluster.running[&2].member.log.leadership().borrow();
+    assert_eq!((leadership.leader, leadership.here), (Some(1), false));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_anybody_to_join_an_empty_directory_stays_empty() {
     let mut cluster = Cluster::new();
     cluster.start(1, &cluster.anywhere()).await.unwrap();
     let address = cluster.stop(1).await;
     let options = MemberOptions {
+        founds: false,
         process: 1,
         search: Duration::ZERO,
         listener: TcpListener::bind("127.0.0.1:0").await.unwrap(),

@@ -50,8 +50,10 @@ pub struct MemberOptions {
     pub listener: TcpListener,
     /// What encrypts the connections and proves who may talk. `None`: nothing does.
     pub keys: Option<Keys>,
-    /// Addresses of nodes that may belong to the cluster already. Empty: this node founds one.
+    /// Addresses of nodes that may belong to the cluster already.
     pub seeds: Vec<String>,
+    /// Whether a log without members founds a cluster. Else it waits to be added to one.
+    pub founds: bool,
     /// What the cluster shall be like.
     pub wish: Wish,
     /// Drawn for this process, unlike any before.
@@ -116,7 +118,7 @@ impl Peers for LogPeers {
 }
 
 impl Member {
-    /// Opens the log of this node, `options.log.node`, as a member of a cluster. An empty directory founds one, or, if there are seeds, joins theirs: that returns as soon as a
+    /// Opens the log of this node, `options.log.node`, as a member of a cluster. An empty directory founds one, or joins that of the seeds: that returns as soon as a
     /// seed has said which cluster it is, and goes on until the leader has let it in.
     ///
     /// # Errors
@@ -143,8 +145,12 @@ impl Member {
             leaving: Mutex::default(),
             leases: Leases::new(),
         });
-        if known.is_none() && !options.seeds.is_empty() {
-            log.joins = Some(shared.find_cluster(&options.seeds, options.search).await?);
+        if !options.founds {
+            // A log may know its cluster and have no members yet: a crash can come between its first writes.
+            log.joins = Some(match known {
+                Some(cluster) => cluster,
+                None => shared.find_cluster(&options.seeds, options.search).await?,
+            });
         }
         log.leases = true;
         log.peers = Some(Arc::new(LogPeers(links.clone())));

@@ -76,8 +76,8 @@ pub enum Unsafe {
     Changing,
     /// Some voters are away or behind.
     #[error(
-        "{fit} of {voters} voters are there and up to date, {needed} are needed before one may be lost; away or behind: {}",
-        numbers(missing)
+        "{fit} of {voters} voters are there and up to date, {needed} are needed before one may be lost{}",
+        away(missing)
     )]
     Few {
         /// Voters that are there and up to date.
@@ -96,9 +96,12 @@ fn at(address: &Option<String>) -> String {
     address.as_ref().map(at).unwrap_or_default()
 }
 
-fn numbers(nodes: &[u64]) -> String {
+fn away(nodes: &[u64]) -> String {
     let words: Vec<String> = nodes.iter().map(|node| format!("node {node}")).collect();
-    words.join(", ")
+    match words.is_empty() {
+        true => String::new(),
+        false => format!("; away or behind: {}", words.join(", ")),
+    }
 }
 
 impl MemberStatus {

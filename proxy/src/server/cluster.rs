@@ -50,6 +50,7 @@ async fn options(
         listener,
         keys,
         seeds,
+        founds: cluster.bootstrap,
         wish: cluster.wish,
         // 0 is no process.
         process: rand::random::<u64>().max(1),

@@ -39,6 +39,13 @@ fn three_are_safe_only_when_all_are_there() {
 }
 
 #[test]
+fn two_are_too_few() {
+    let few = leader(&[HERE, HERE]).safe().unwrap_err();
+    let expected = "2 of 2 voters are there and up to date, 3 are needed before one may be lost";
+    assert_eq!(few.to_string(), expected);
+}
+
+#[test]
 fn five_may_lack_one_and_seven_two() {
     assert!(leader(&[HERE, HERE, HERE, HERE, AWAY]).safe().is_ok());
     assert!(leader(&[HERE, HERE, HERE, AWAY, BEHIND]).safe().is_err());

@@ -35,6 +35,7 @@ async fn member(folder: &Path, node: u64, seeds: Vec<String>) -> Member {
         ..LogOptions::new(folder.join(node.to_string()))
     };
     let options = MemberOptions {
+        founds: seeds.is_empty(),
         process: 1,
         search: Duration::ZERO,
         listener,
