@@ -399,6 +399,7 @@ impl Log {
     pub async fn shutdown(self) {
         self.inner.stop.cancel();
         self.inner.tasks.wait().await;
+        self.inner.acks.end();
     }
 }
 

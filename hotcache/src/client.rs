@@ -6,7 +6,9 @@ use crate::backoff::Backoff;
 use crate::connection::{Connection, Message};
 use crate::error::{Error, Unavailable};
 use crate::event::Event;
-use crate::limits::{DROP_TIMEOUT, MESSAGES_IN_A_ROW, STATUS_INTERVAL, UNAVAILABLE_PAUSE};
+use crate::limits::{
+    DROP_TIMEOUT, MESSAGES_IN_A_ROW, SINK_WAIT, STATUS_INTERVAL, UNAVAILABLE_PAUSE,
+};
 use crate::slot::{self, Identity, Plan, Told};
 use crate::stream::Stream;
 use ripen_cachestore::Upstream;
@@ -150,7 +152,15 @@ impl HotCache {
         backoff.reset();
         tracing::info!(event = ?connected, "replication stream stands");
         sink.take(connected).await;
-        match self.follow(&mut connection, catalog, sink, stop).await {
+        let stuck = async {
+            stop.cancelled().await;
+            sleep(SINK_WAIT).await;
+        };
+        let followed = tokio::select! {
+            followed = self.follow(&mut connection, catalog, sink, stop) => followed,
+            () = stuck => return Ended::Stopped,
+        };
+        match followed {
             Ok(()) => {
                 // Best effort: what Postgres does not hear now it hears at the next start.
                 let _ = connection.send_status(&self.status(false)).await;

@@ -7,13 +7,13 @@ mod nodes;
 #[path = "live/server.rs"]
 mod server;
 
-use anyhow::Result;
-use following::{Following, catalog, log, oid};
+use anyhow::{Context, Result};
+use following::{DEADLINE, Following, catalog, hot_cache, log, oid};
 use ripen_cachestore::change::{FlushSeq, RowId};
 use ripen_cachestore::progress::Taker;
 use ripen_cachestore::{Store, migrate};
 use ripen_hotcache::publication::{self, Author, Published, Wish};
-use ripen_hotcache::{Event, Outcome, Transaction};
+use ripen_hotcache::{Event, Outcome, Sink, Transaction};
 use ripen_pg::ids::TableOid;
 use ripen_pg::key::Key;
 use ripen_pg::tuple::{Datum, Tuple};
@@ -21,6 +21,7 @@ use server::Server;
 use std::time::{Duration, Instant};
 use tokio::time::timeout;
 use tokio_postgres::Client;
+use tokio_util::sync::CancellationToken;
 
 const TABLES: &str = "
     CREATE TABLE t (id int PRIMARY KEY, gone int, v text, w text);
@@ -279,6 +280,47 @@ async fn a_slot_survives_a_stop_and_acknowledges_what_was_told() -> Result<()> {
         "this process cannot know what was told before"
     );
     assert_eq!(following.transaction().await?.rows[0].row, row(t, 2));
+    following.stop().await
+}
+
+/// Waits for ever where it is told a transaction.
+struct Stuck(tokio::sync::mpsc::UnboundedSender<()>);
+
+impl Sink for Stuck {
+    async fn take(&self, event: Event) {
+        if matches!(event, Event::Transaction(_)) {
+            let _ = self.0.send(());
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_stop_does_not_wait_for_ever_and_what_was_not_taken_comes_again() -> Result<()> {
+    let (server, client) = prepared(&[]).await?;
+    let t = oid(&client, "t").await?;
+    let known = std::sync::Arc::new(catalog(&client, 1).await?);
+    let stop = CancellationToken::new();
+    let (stuck, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let cache = hot_cache("ripen_1", &server, "postgres", false)?;
+    let run = cache.run(move || known.clone(), Stuck(stuck), stop.clone());
+    let task = tokio::spawn(run);
+    let write = async {
+        loop {
+            let sql = "INSERT INTO t VALUES (1, 'x') ON CONFLICT (id) DO UPDATE SET v = t.v";
+            client.batch_execute(sql).await?;
+            if let Ok(told) = timeout(Duration::from_millis(200), told.recv()).await {
+                return told.context("the hot cache has ended");
+            }
+        }
+    };
+    timeout(DEADLINE, write).await??;
+    stop.cancel();
+    timeout(DEADLINE, task).await??;
+    let mut following = Following::begin(&server, "postgres", catalog(&client, 1).await?, false)?;
+    following.connected().await?;
+    let again = following.transaction().await?;
+    assert_eq!(again.rows[0].row, row(t, 1));
     following.stop().await
 }
 

@@ -9,7 +9,14 @@ use tokio::sync::watch;
 /// See the module.
 pub(crate) struct Acks {
     upto: watch::Sender<LogIndex>,
-    waiters: Mutex<BTreeMap<LogIndex, Vec<Waiter>>>,
+    waiters: Mutex<Waiters>,
+}
+
+/// Those who wait, until the log ends.
+#[derive(Default)]
+struct Waiters {
+    waiting: BTreeMap<LogIndex, Vec<Waiter>>,
+    ended: bool,
 }
 
 impl Acks {
@@ -26,7 +33,9 @@ impl Acks {
     pub(crate) fn applied(&self, index: LogIndex, waiters: Vec<Waiter>) {
         let mut waiting = self.waiters.lock();
         if index > self.upto() {
-            waiting.insert(index, waiters);
+            if !waiting.ended {
+                waiting.waiting.insert(index, waiters);
+            }
             return;
         }
         drop(waiting);
@@ -50,11 +59,18 @@ impl Acks {
             return;
         }
         self.upto.send_replace(upto);
-        let later = waiting.split_off(&LogIndex(upto.0 + 1));
-        let told = std::mem::replace(&mut *waiting, later);
+        let later = waiting.waiting.split_off(&LogIndex(upto.0 + 1));
+        let told = std::mem::replace(&mut waiting.waiting, later);
         drop(waiting);
         told.into_iter()
             .for_each(|(index, waiters)| tell(index, waiters));
+    }
+
+    /// Nothing is acknowledged any more: who waits is not told anything, and hears so.
+    pub(crate) fn end(&self) {
+        let mut waiters = self.waiters.lock();
+        waiters.ended = true;
+        waiters.waiting.clear();
     }
 }
 

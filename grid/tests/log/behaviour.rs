@@ -262,3 +262,20 @@ async fn who_sees_half_an_entry_knows_how_far_that_may_be() {
     drop(go_on);
     log.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tickets_that_wait_for_leases_end_with_the_log() {
+    let options = LogOptions {
+        leases: true,
+        ..options(&SimDisk::new())
+    };
+    let (log, numbers) = open(&options).await.unwrap();
+    let ticket = log.propose(command(1, 10));
+    while numbers.get().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    // Others may still have the log.
+    log.clone().shutdown().await;
+    let told = tokio::time::timeout(std::time::Duration::from_secs(20), ticket).await;
+    assert!(matches!(told, Ok(Err(LogError::Stopped))), "{told:?}");
+}

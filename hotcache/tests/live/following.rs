@@ -18,7 +18,7 @@ use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
 
 /// Longest wait for an event.
-const DEADLINE: Duration = Duration::from_secs(20);
+pub const DEADLINE: Duration = Duration::from_secs(20);
 
 const HELD: &str = "no holder panics";
 
@@ -36,6 +36,22 @@ pub struct Following {
     pub prober: Prober,
     stop: CancellationToken,
     task: JoinHandle<()>,
+}
+
+/// One that uses the slot of that name.
+pub fn hot_cache(
+    slot: &str,
+    server: &Server,
+    login: &str,
+    drop_slot_on_stop: bool,
+) -> Result<HotCache> {
+    Ok(HotCache::new(Options {
+        upstream: server.url(login).parse()?,
+        slot: slot.to_owned(),
+        publication: "ripen".into(),
+        log: log(1),
+        drop_slot_on_stop: Arc::new(drop_slot_on_stop.into()),
+    }))
 }
 
 impl Following {
@@ -57,13 +73,7 @@ impl Following {
         catalog: Catalog,
         drop_slot_on_stop: bool,
     ) -> Result<Following> {
-        let hot_cache = HotCache::new(Options {
-            upstream: server.url(login).parse()?,
-            slot: slot.to_owned(),
-            publication: "ripen".into(),
-            log: log(1),
-            drop_slot_on_stop: Arc::new(drop_slot_on_stop.into()),
-        });
+        let hot_cache = hot_cache(slot, server, login, drop_slot_on_stop)?;
         let (sink, events) = mpsc::unbounded_channel();
         let (prober, stop) = (hot_cache.prober(), CancellationToken::new());
         let catalog = Arc::new(Mutex::new(Arc::new(catalog)));
