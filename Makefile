@@ -2,13 +2,13 @@
 
 CARGO ?= cargo
 
-.PHONY: help run demo cluster test fix bench build crash stale regress
+.PHONY: help run demo cluster test fix bench build crash stale cluster-test regress
 
 ROUNDS ?= 200
 SECONDS ?= 300
 
 help: ## Shows this.
-	@sed -n 's/^\([a-z]*\):.*## /make \1	/p' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z-]*\):.*## /make \1	/p' $(MAKEFILE_LIST)
 
 run: build ## Shows the main job on a scratch Postgres (or DATABASE_URL), then leaves Ripen up.
 	@scripts/demo.sh --stay
@@ -42,6 +42,12 @@ crash: ## Kills Ripen and Postgres under load, ROUNDS times, and looks for what 
 stale: ## Mixes cached, queued and passed-through statements for SECONDS and looks for anything stale.
 	$(CARGO) build --locked --bin ripen
 	RIPEN_SECONDS=$(SECONDS) $(CARGO) test --locked -p ripen-tests --test never_stale -- --nocapture --test-threads=1
+
+cluster-test: ROUNDS = 20
+cluster-test: ## Three nodes and every kind of fault, ROUNDS times each: looks for what was lost or stale, and tells how long clients waited. Root can cut networks, too.
+	@scripts/setup.sh test
+	$(CARGO) build --locked --bin ripen
+	RIPEN_ROUNDS=$(ROUNDS) $(CARGO) test --locked -p ripen-tests --test cluster -- --nocapture --test-threads=1
 
 regress: ## PostgreSQL's own regression suite on plain Postgres and through Ripen; what differs. Takes long; not part of test.
 	@scripts/setup.sh run

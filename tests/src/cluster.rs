@@ -278,6 +278,35 @@ impl Cluster {
         self.ready(node).await
     }
 
+    /// `ripen node drain`: another leads, and it takes no new clients until it is started again.
+    ///
+    /// # Errors
+    /// When that was not done.
+    pub async fn drain(&self, node: usize) -> anyhow::Result<()> {
+        self.tell(node, "drain").await
+    }
+
+    /// `ripen node leave`: the others go on without it for good.
+    ///
+    /// # Errors
+    /// When that was not done.
+    pub async fn leave(&mut self, node: usize) -> anyhow::Result<()> {
+        self.tell(node, "leave").await?;
+        self.nodes[node].state = State::Stopped;
+        self.nodes[node].ripen.wait_end().await
+    }
+
+    async fn tell(&self, node: usize, what: &str) -> anyhow::Result<()> {
+        let told = self.nodes[node].ripen.ask_node(what).await?;
+        let words = String::from_utf8_lossy(&told.stderr);
+        ensure!(
+            told.status.success(),
+            "{what} of node {node}: {words}\n{}",
+            self.logs()
+        );
+        Ok(())
+    }
+
     /// Removes the data of a stopped node.
     ///
     /// # Errors

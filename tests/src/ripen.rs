@@ -210,14 +210,18 @@ impl Ripen {
     /// When it does not end in time, or not with success.
     pub async fn stop(&mut self) -> anyhow::Result<()> {
         self.signal("-TERM").await?;
-        let status = tokio::time::timeout(wait::DEADLINE, self.process.wait())
-            .await
-            .context("ripen does not end")??;
-        ensure!(
-            status.success(),
-            "ripen ended with {status}\n{}",
-            self.log()
-        );
+        self.wait_end().await
+    }
+
+    /// Waits until it has ended by itself, with success.
+    ///
+    /// # Errors
+    /// When it does not end in time, or not with success.
+    pub async fn wait_end(&mut self) -> anyhow::Result<()> {
+        let ended = tokio::time::timeout(wait::DEADLINE, self.process.wait()).await;
+        let log = self.log();
+        let status = ended.with_context(|| format!("ripen does not end\n{}", tail(&log)))??;
+        ensure!(status.success(), "ripen ended with {status}\n{log}");
         Ok(())
     }
 
