@@ -26,7 +26,7 @@ impl Machine for Counter {
         self.0.to_le_bytes().to_vec()
     }
 
-    fn restore(&mut self, bytes: &[u8]) -> Result<(), String> {
+    fn restore(&mut self, _: LogIndex, bytes: &[u8]) -> Result<(), String> {
         let bytes = bytes.try_into().map_err(|_| "not a count".to_owned())?;
         self.0 = u64::from_le_bytes(bytes);
         Ok(())

@@ -155,6 +155,7 @@ mod tests {
         };
         let held = HeldScope {
             id,
+            node: 3,
             below: 8,
             scope: Scope::Everything,
             backend: Some(-4),

@@ -134,10 +134,13 @@ impl Flusher {
                 term = self.turn() => match term { Some(term) => term, None => return Ok(()) },
             };
             let mut leads = self.leads.clone();
+            let has_peers = self.has_peers;
             let ended = tokio::select! {
                 ended = self.lead(term, &stop) => ended,
                 // Whatever is under way is broken off: who leads next finds out what became of it.
-                _ = leads.wait_for(|now| *now != Some(term)) => continue,
+                () = replaced(&mut leads, term) => continue,
+                // Among several, what is proposed may never be decided.
+                () = stop.cancelled(), if has_peers => return Ok(()),
             };
             match ended {
                 Err(FlusherError::Fenced(error)) if self.has_peers => {
@@ -615,6 +618,13 @@ impl Flusher {
         tracing::warn!(%error, wait_ms = wait.as_millis() as u64, "{what}");
         tokio::time::sleep(wait).await;
         Ok(())
+    }
+}
+
+/// Until somebody else leads, or nobody; never, where nobody else can.
+async fn replaced(leads: &mut watch::Receiver<Option<u64>>, term: u64) {
+    if leads.wait_for(|now| *now != Some(term)).await.is_err() {
+        std::future::pending().await
     }
 }
 

@@ -195,6 +195,7 @@ impl Grid {
             Ok(self.log.propose_in(term, command))
         };
         for _ in 0..limits::LOAD_ATTEMPTS_MAX {
+            let term = self.leads()?;
             let answer = self.requests.lock().answer(id).cloned();
             if let Some(answer) = answer {
                 self.everywhere(self.log.touched()).await;
@@ -207,7 +208,7 @@ impl Grid {
                     // Nothing in the log proves that this node still leads, and that all know what the answer rests on.
                     self.everywhere(self.log.touched()).await;
                     return match self.is_sure() {
-                        true => Ok(Ok(answer)),
+                        true => self.still_leads(term).map(|()| Ok(answer)),
                         false => Err(GridError::Elsewhere),
                     };
                 }
@@ -533,6 +534,7 @@ impl Grid {
         };
         let held = HeldScope {
             id: open.id,
+            node: requester.member.node(),
             below: open.below(),
             scope,
             backend: holder.backend,
@@ -544,6 +546,14 @@ impl Grid {
             .ask(self, &Request::Hold(held, flushed), patience)
             .await?;
         hold.touched = true;
+        // Whatever came before it in the log is known here then, changes of the catalog, too.
+        let here = async {
+            while !self.requests.lock().stands(open.id) {
+                tokio::time::sleep(limits::LOG_POLL).await;
+            }
+        };
+        let waited = tokio::time::timeout(limits::LEADER_WAIT, here).await;
+        waited.map_err(|_| GridError::NoLeader)?;
         Ok(hold)
     }
 
@@ -577,24 +587,32 @@ impl Grid {
     }
 
     async fn serve_hold(&self, held: HeldScope, flushed: bool) -> Result<(), GridError> {
-        let (id, scope) = (held.id, held.scope.clone());
+        let (term, id, scope) = (self.leads()?, held.id, held.scope.clone());
         if self.requests.lock().stands(id) {
             self.everywhere(self.log.touched()).await;
         } else {
-            self.tell(Command::Hold(held)).await?;
+            self.log.propose_in(term, Command::Hold(held)).await?;
         }
         if flushed {
             // Whatever was decided before the fence stood.
             self.drain(&scope).await?;
         }
-        Ok(())
+        self.still_leads(term)
+    }
+
+    /// What was waited for in a term counts only in that term: when it is over, nobody waits for anything any more.
+    fn still_leads(&self, term: u64) -> Result<(), GridError> {
+        match self.leads()? == term {
+            true => Ok(()),
+            false => Err(GridError::Elsewhere),
+        }
     }
 
     async fn serve_barrier(&self, scope: &Scope) -> Result<(), GridError> {
         let term = self.leads()?;
         self.drain(scope).await?;
-        match self.leads()? == term && self.is_sure() {
-            true => Ok(()),
+        match self.is_sure() {
+            true => self.still_leads(term),
             false => Err(GridError::Elsewhere),
         }
     }
@@ -643,14 +661,20 @@ impl Grid {
         self.member().is_none_or(crate::cluster::Handle::may_read)
     }
 
-    /// What was read of these rows just now may be told when this returns: nobody else tells anything older from now on. Cancel safe.
-    pub async fn settle_read(&self, rows: &[RowId]) {
-        let Some(member) = self.member() else { return };
+    /// What was read of these rows just now may be told when this returns well: nobody else tells anything older from now on. Cancel safe.
+    ///
+    /// # Errors
+    /// When that could not be found out in time.
+    pub async fn settle_read(&self, rows: &[RowId]) -> Result<(), GridError> {
+        let Some(member) = self.member() else {
+            return Ok(());
+        };
         if self.log.acknowledged() >= self.log.touched() {
-            return;
+            return Ok(());
         }
-        let changed = self.rows.changed(rows);
-        member.everywhere(changed).await;
+        let settled = member.everywhere(self.rows.changed(rows));
+        let settled = tokio::time::timeout(limits::SETTLE_WAIT, settled).await;
+        settled.map_err(|_| GridError::NoLeader)
     }
 
     async fn everywhere(&self, index: crate::log::LogIndex) {

@@ -109,3 +109,6 @@ pub const LOG_POLL: Duration = Duration::from_millis(2);
 
 /// How long a leader of the log that was told that another leads waits before it takes over again, if it still leads.
 pub const FENCED_WAIT: Duration = Duration::from_millis(500);
+
+/// How long a read waits until all know what it has seen: longer than leases last. Then it passes through.
+pub const SETTLE_WAIT: Duration = Duration::from_secs(1);

@@ -68,8 +68,8 @@ pub trait Machine: Send + 'static {
     fn apply(&mut self, index: LogIndex, entry: Entry);
     /// The state after the last applied entry, as bytes that [`Machine::restore`] reads. Must be quick: nothing is applied meanwhile.
     fn snapshot(&self) -> Vec<u8>;
-    /// Replaces the state.
-    fn restore(&mut self, bytes: &[u8]) -> Result<(), String>;
+    /// Replaces the state with that after the entry at `index`.
+    fn restore(&mut self, index: LogIndex, bytes: &[u8]) -> Result<(), String>;
 }
 
 /// When a command counts as durable.

@@ -86,11 +86,11 @@ impl Machine for GridMachine {
         stored::save(&self.rows, &self.schedule.inner.lock(), &requests)
     }
 
-    fn restore(&mut self, bytes: &[u8]) -> Result<(), String> {
+    fn restore(&mut self, index: LogIndex, bytes: &[u8]) -> Result<(), String> {
         let mut requests = self.requests.lock();
         let before: Vec<Scope> = requests.scopes().cloned().collect();
         let mut inner = self.schedule.inner.lock();
-        let loaded = stored::load(bytes, &self.rows, &mut inner, &mut requests);
+        let loaded = stored::load(bytes, index, &self.rows, &mut inner, &mut requests);
         loaded.map_err(|error| error.to_string())?;
         requests
             .scopes()
@@ -99,8 +99,15 @@ impl Machine for GridMachine {
         before
             .iter()
             .for_each(|scope| self.ownership.fences.lower(scope));
+        let withdrawn = requests.withdrawn();
         drop(requests);
-        self.catalog_changes.send_modify(|changes| *changes += 1);
+        self.ownership
+            .feed
+            .unfollow(|table| withdrawn.contains(table));
+        if self.live.load(Ordering::SeqCst) {
+            // What it stands for may contain changes of the catalog.
+            self.catalog_changes.send_modify(|changes| *changes += 1);
+        }
         self.schedule.set_clock(inner.ripening.newest_ms());
         self.schedule.publish(&inner);
         Ok(())
@@ -121,10 +128,10 @@ impl GridMachine {
                 let open = self.schedule.open().filter(|open| open.seq == seq);
                 if let Some(open) = open {
                     self.rows.flush_xid(seq, xid, &open.rows());
-                    self.schedule.carried(seq);
+                    self.schedule.carried(seq, xid);
                 }
             }
-            Command::FlushEnd(end) => self.flush_end(end),
+            Command::FlushEnd(end) => self.flush_end(end, proposed.index),
             Command::Nothing => {}
             Command::Hold(held) => self.hold(held),
             Command::Release(ids, end) => self.release(&ids, end),
@@ -134,11 +141,19 @@ impl GridMachine {
                 if self.requests.lock().answered(answered) {
                     self.command(*command, proposed);
                 } else {
-                    tracing::error!(?id, "a request was proposed twice; the second is ignored");
+                    self.ignore(id, &command, proposed.term);
                 }
                 self.leader.lock().asked(id);
             }
             Command::Forget(process) => self.requests.lock().forget(process),
+        }
+    }
+
+    /// The leader sees to it that this does not happen.
+    fn ignore(&self, id: RequestId, command: &Command, term: u64) {
+        tracing::error!(?id, "a request was proposed twice; the second is ignored");
+        if let Command::Group(group) | Command::Guarded(group, _) = command {
+            self.leader.lock().apply(term, group);
         }
     }
 
@@ -189,6 +204,7 @@ impl GridMachine {
             );
             return;
         }
+        inner.carried = None;
         let scope = scope(start.scope);
         let taken = inner
             .ripening
@@ -229,8 +245,9 @@ impl GridMachine {
         self.schedule.publish(&inner);
     }
 
-    fn flush_end(&self, end: FlushEnd) {
+    fn flush_end(&self, end: FlushEnd, index: LogIndex) {
         let mut inner = self.schedule.inner.lock();
+        inner.carried = None;
         if inner.open.is_none() && end.applied {
             // Count on from what Postgres has (see the flusher's `settle` and `recount`): numbers may come again.
             inner.last_seq = end.seq;
@@ -248,16 +265,16 @@ impl GridMachine {
             return;
         };
         if end.applied {
-            self.flush_applied(&mut inner, &open, &end.dead);
+            self.flush_applied(&mut inner, &open, &end.dead, index);
         } else {
             self.flush_failed(&mut inner, &open);
         }
         self.schedule.publish(&inner);
     }
 
-    fn flush_applied(&self, inner: &mut Inner, open: &OpenFlush, dead: &[RowId]) {
+    fn flush_applied(&self, inner: &mut Inner, open: &OpenFlush, dead: &[RowId], index: LogIndex) {
         inner.last_seq = open.seq;
-        self.rows.dead(open.seq, dead);
+        self.rows.dead(open.seq, dead, index);
         let dead: HashSet<&RowId> = dead.iter().collect();
         let mut rows = open.rows();
         rows.retain(|row| !dead.contains(row));

@@ -127,7 +127,11 @@ impl Requester {
         if here {
             return grid.serve(request.clone()).await;
         }
-        let asked = self.member.ask_leader(question.clone(), patience).await;
+        let soon = matches!(request, Request::Release(..) | Request::CatalogChanged);
+        let asked = self
+            .member
+            .ask_leader(question.clone(), soon, patience)
+            .await;
         asked
             .ok()
             .and_then(|answer| Answer::decode(&answer).ok())

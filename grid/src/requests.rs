@@ -58,14 +58,17 @@ impl Requests {
         self.processes.get(&id.process)?.answers.get(&id.number)
     }
 
-    /// The request has been carried out. False: it had been before.
+    /// The request has been carried out. False: it had been before. (The leader proposes nothing that is over or on its way.)
     pub fn answered(&mut self, answered: Answered) -> bool {
         let Answered { id, below, answer } = answered;
         let process = self.process(id.process, below);
-        if id.number < process.below || process.answers.contains_key(&id.number) {
+        if process.answers.contains_key(&id.number) {
             return false;
         }
-        process.answers.insert(id.number, answer);
+        // Nobody may wait for it any more; it was decided all the same, and others build on it.
+        if id.number >= process.below {
+            process.answers.insert(id.number, answer);
+        }
         true
     }
 
@@ -181,6 +184,7 @@ mod tests {
     fn held(id: RequestId, below: u64, rewires: bool) -> HeldScope {
         HeldScope {
             id,
+            node: 1,
             below,
             scope: Scope::Everything,
             backend: None,
@@ -203,8 +207,15 @@ mod tests {
         assert!(requests.answered(answered(id(1, 6), 6)));
         assert_eq!(requests.answer(id(1, 5)), None);
         assert!(requests.is_over(id(1, 5)));
-        assert!(!requests.answered(answered(id(1, 5), 5)));
         assert!(requests.answered(answered(id(2, 5), 5)), "another process");
+    }
+
+    #[test]
+    fn what_was_decided_counts_though_nobody_waits_for_it_any_more() {
+        let mut requests = Requests::default();
+        assert!(requests.answered(answered(id(1, 9), 9)));
+        assert!(requests.answered(answered(id(1, 5), 5)));
+        assert_eq!(requests.answer(id(1, 5)), None);
     }
 
     #[test]

@@ -455,11 +455,12 @@ impl Rows {
     }
 
     /// These rows' changes went to the dead letters; all at one moment.
-    pub fn dead(&self, seq: FlushSeq, rows: &[RowId]) {
+    pub fn dead(&self, seq: FlushSeq, rows: &[RowId], index: LogIndex) {
         let places: Vec<Place<'_>> = rows.iter().map(|row| self.place(row)).collect();
         let mut locked = self.lock(&places);
         for place in &places {
             locked.change(place, |slot| slot.dead(seq));
+            locked.shard(place).cancelled = index;
         }
     }
 
@@ -532,9 +533,12 @@ impl Rows {
     }
 
     /// Forgets everything, changes too.
-    pub fn clear(&self) {
+    /// `index`: up to where the log has changed rows of which memory will know again.
+    pub fn clear(&self, index: LogIndex) {
         for shard in &self.shards {
-            shard.write().change_all(|_, slot| *slot = Slot::Gone);
+            let mut shard = shard.write();
+            shard.change_all(|_, slot| *slot = Slot::Gone);
+            shard.cancelled = index;
         }
     }
 

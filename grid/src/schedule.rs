@@ -7,6 +7,7 @@ use crate::ripening::{Ripening, Taken};
 use crate::scope::Scope;
 use crate::settlement::Known;
 use parking_lot::Mutex;
+use ripen_pg::ids::{Xid, Xid32};
 use ripen_pg::tuple::Tuple;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -63,7 +64,7 @@ pub(crate) struct Inner {
     /// Rows of flushes that are in Postgres and that the stream has yet to confirm.
     pub unconfirmed: BTreeMap<FlushSeq, Vec<RowId>>,
     /// An open flush whose transaction the log has named.
-    pub carried: Option<FlushSeq>,
+    pub carried: Option<(FlushSeq, Xid32)>,
     /// An open flush that the stream has passed already.
     pub confirmed_early: Option<FlushSeq>,
     /// What the bytes of everything on its way mean. A table's changes only when nothing of it is.
@@ -139,14 +140,14 @@ impl Schedule {
     }
 
     /// The log has named the transaction of an open flush.
-    pub(crate) fn carried(&self, seq: FlushSeq) {
-        self.inner.lock().carried = Some(seq);
+    pub(crate) fn carried(&self, seq: FlushSeq, xid: Xid) {
+        self.inner.lock().carried = Some((seq, xid.low()));
     }
 
     /// Whether the log has told as much of a flush as must be known before the stream may confirm it.
-    pub fn knows(&self, seq: FlushSeq) -> bool {
+    pub fn knows(&self, seq: FlushSeq, xid: Xid32) -> bool {
         let inner = self.inner.lock();
-        inner.last_seq >= seq || inner.carried == Some(seq)
+        inner.last_seq >= seq || inner.carried == Some((seq, xid))
     }
 
     /// Asks the ripening state.

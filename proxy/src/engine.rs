@@ -14,6 +14,7 @@ mod status;
 
 use crate::config::Config;
 use crate::eval::{CommandTag, EvalError, Formats, Now, Params};
+use crate::limits::CATALOG_WAIT;
 use crate::metrics::{ClientStatus, Status};
 use crate::plan::{
     self, LocalCall, LocalPlan, Mode, PassPlan, Plan, ReadPlan, Reason, ScopeTemplate,
@@ -278,12 +279,17 @@ impl Engine {
         write: &Forwarded,
     ) -> Result<Answer, Refusal> {
         if !self.keeper.is_fresh() {
-            self.keeper.until_fresh().await;
+            let fresh = self.keeper.until_fresh();
+            // Until then everything passes through.
+            let _ = tokio::time::timeout(CATALOG_WAIT, fresh).await;
         }
         let planned = self.plan(&write.facts, write.sql.as_bytes(), &write.declared);
         let Plan::Write(plan) = &planned.plan else {
             return Err(passed("leader", "the leader's catalog does not allow it"));
         };
+        if plan.shape() != write.shape {
+            return Err(passed("leader", "the leader's catalog is another one"));
+        }
         let values: Vec<Option<&[u8]>> = write.values.iter().map(Option::as_deref).collect();
         let params = Params {
             formats: Formats(&write.param_formats),
@@ -344,6 +350,13 @@ fn named(table: TableOid, keys: &[Key]) -> Vec<RowId> {
 
 fn passed(code: &'static str, text: &'static str) -> Refusal {
     Refusal::PassThrough(Reason::new(code, text))
+}
+
+fn no_lease() -> Refusal {
+    passed(
+        "no-lease",
+        "this node does not know whether it has heard of all that others have written",
+    )
 }
 
 fn is_of(catalog: &Catalog, relation: &Arc<Relation>) -> bool {
@@ -446,15 +459,14 @@ impl Answerer for Engine {
                 ));
             }
             if !self.grid.is_sure() {
-                return Err(passed(
-                    "no-lease",
-                    "this node does not know whether it has heard of all that others have written",
-                ));
+                return Err(no_lease());
             }
             match self.try_read(plan, &keys, params, formats, asker.settings, out)? {
                 Ok(rows) => {
                     if self.grid.has_peers() {
-                        self.grid.settle_read(&named(plan.table.oid, &keys)).await;
+                        let read = named(plan.table.oid, &keys);
+                        let settled = self.grid.settle_read(&read).await;
+                        settled.map_err(|_| no_lease())?;
                     }
                     self.counters.reads.fetch_add(1, Ordering::Relaxed);
                     return Ok(rows);
@@ -488,6 +500,7 @@ impl Answerer for Engine {
                 settings: asker.settings,
                 sql: &plan.source.sql,
                 declared: &plan.source.declared,
+                shape: plan.shape(),
                 params,
                 formats,
             };

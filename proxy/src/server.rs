@@ -284,8 +284,13 @@ impl Server {
             let rows = &changing.rows;
             changed.iter().for_each(|table| rows.drop_table(*table));
         });
-        let told = grid.catalog_changes.clone();
-        let keeper = Keeper::new(store.clone(), config.clone(), current, on_change, told);
+        let keeper = Keeper::new(
+            store.clone(),
+            config.clone(),
+            current,
+            on_change,
+            grid.clone(),
+        );
         let keeper = Arc::new(keeper);
         let stop = CancellationToken::new();
         let (tasks, broken) = (TaskTracker::new(), CancellationToken::new());
@@ -293,6 +298,10 @@ impl Server {
         let engine = Engine::new(grid.clone(), keeper.clone(), config.clone(), outlive);
         let engine = Arc::new(engine);
         engine.serve_writes();
+        if let Some(member) = grid.member().cloned() {
+            let leads = move || member.leadership().borrow().here;
+            engine.publisher.share(Arc::new(leads));
+        }
         let end = end_outliving(engine.clone(), store.clone(), outliving, stop.clone());
         tasks.spawn(essential("outliving transactions", end, broken.clone()));
         Ok(Server {
@@ -338,6 +347,7 @@ impl Server {
             stats: self.followed.clone(),
             clock: unix_ms,
             steady: steady_ms,
+            stop: self.stop.clone(),
         };
         let stop = || self.stop.clone();
         let broken = || self.broken.clone();

@@ -40,6 +40,8 @@ const CONTROL_LANE: u8 = 1;
 const LEASE_LANE: u8 = 2;
 /// Clients wait for these.
 const ASK_LANE: u8 = 3;
+/// What is answered soon, whoever else waits.
+const NEWS_LANE: u8 = 4;
 
 /// Does what other nodes ask of the leader; an error is told to them in words.
 pub type Desk = Arc<dyn Fn(Bytes) -> BoxFuture<'static, Result<Bytes, String>> + Send + Sync>;
@@ -244,9 +246,16 @@ impl Handle {
     ///
     /// # Errors
     /// When it cannot be reached, or says no; the question may have been answered all the same.
-    pub async fn ask_leader(&self, question: Bytes, patience: Duration) -> io::Result<Bytes> {
+    /// `soon`: it does not wait for Postgres or for room, and is not kept waiting by those who do.
+    pub async fn ask_leader(
+        &self,
+        question: Bytes,
+        soon: bool,
+        patience: Duration,
+    ) -> io::Result<Bytes> {
         let question = Question::Ask(question).encode();
-        self.question_leader(question, ASK_LANE, patience).await
+        let lane = if soon { NEWS_LANE } else { ASK_LANE };
+        self.question_leader(question, lane, patience).await
     }
 
     async fn question_leader(
@@ -292,7 +301,7 @@ impl Handle {
                 continue;
             }
             let question = Question::Everywhere(index).encode();
-            let asked = self.question_leader(question, ASK_LANE, EVERYWHERE_WAIT * 2);
+            let asked = self.question_leader(question, NEWS_LANE, EVERYWHERE_WAIT * 2);
             match asked
                 .await
                 .and_then(|told| decode_number(&told).map_err(io::Error::other))

@@ -42,6 +42,11 @@ impl Acks {
         tell(index, waiters);
     }
 
+    /// Whether there is nobody else to wait for.
+    pub(crate) fn at_once(&self) -> bool {
+        self.upto() == LogIndex(u64::MAX)
+    }
+
     /// Up to where.
     pub(crate) fn upto(&self) -> LogIndex {
         *self.upto.borrow()

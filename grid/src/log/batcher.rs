@@ -5,7 +5,7 @@ use super::codec::{encode_command, encode_entry};
 use super::command::{Command, Entry, LogIndex};
 use super::error::LogError;
 use super::health::{Health, add, get, raise};
-use super::limits::{COMMAND_BYTES_MAX, ENTRIES_IN_FLIGHT, ENTRY_BYTES, ENTRY_COMMANDS};
+use super::limits::{COMMAND_BYTES_MAX, ENTRIES_IN_FLIGHT, ENTRY_BYTES, ENTRY_COMMANDS, STOP_WAIT};
 use super::raft::{Answer, Batch, Types};
 use super::state::State;
 use openraft::Raft;
@@ -69,7 +69,15 @@ impl Batcher {
             let Some(first) = self.next(&stop).await else {
                 break;
             };
-            let permit = in_flight.clone().acquire_owned().await;
+            let permit = in_flight.clone().acquire_owned();
+            let permit = match self.acks.at_once() {
+                true => permit.await,
+                // Among several, an entry may wait for others for ever.
+                false => match stop.run_until_cancelled(permit).await {
+                    Some(permit) => permit,
+                    None => break,
+                },
+            };
             let permit = permit.expect("the semaphore is never closed");
             let packed = self.pack(first);
             if !packed.commands.is_empty() && !self.submit(packed, permit).await {
@@ -78,8 +86,12 @@ impl Batcher {
             self.trigger_snapshot(&mut snapshot_at).await;
         }
         self.refuse_rest();
-        // Comes when every entry has been answered.
-        let _ = in_flight.acquire_many(ENTRIES_IN_FLIGHT as u32).await;
+        // Comes when every entry has been answered; those that wait for others are answered when Raft ends.
+        let answered = in_flight.acquire_many(ENTRIES_IN_FLIGHT as u32);
+        match self.acks.at_once() {
+            true => drop(answered.await),
+            false => drop(tokio::time::timeout(STOP_WAIT, answered).await),
+        }
     }
 
     async fn next(&mut self, stop: &CancellationToken) -> Option<Proposal> {

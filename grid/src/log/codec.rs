@@ -118,6 +118,7 @@ pub(crate) fn decode_request(reader: &mut Reader<'_>) -> Result<RequestId, Malfo
 
 pub(crate) fn encode_held(out: &mut Vec<u8>, held: &HeldScope) {
     encode_request(out, held.id);
+    put_u64(out, held.node);
     put_u64(out, held.below);
     encode_owned(out, &held.scope);
     out.push(u8::from(held.backend.is_some()));
@@ -127,14 +128,12 @@ pub(crate) fn encode_held(out: &mut Vec<u8>, held: &HeldScope) {
 }
 
 pub(crate) fn decode_held(reader: &mut Reader<'_>) -> Result<HeldScope, Malformed> {
-    let (id, below, scope) = (
-        decode_request(reader)?,
-        reader.u64()?,
-        decode_owned(reader)?,
-    );
+    let (id, node, below) = (decode_request(reader)?, reader.u64()?, reader.u64()?);
+    let scope = decode_owned(reader)?;
     let (has_backend, backend) = (reader.bool()?, reader.u32()?.cast_signed());
     Ok(HeldScope {
         id,
+        node,
         below,
         scope,
         backend: has_backend.then_some(backend),
@@ -398,6 +397,7 @@ mod tests {
         facts.prop_map(
             |(id, below, scope, backend, rewires, withdrawn)| HeldScope {
                 id,
+                node: id.number,
                 below,
                 scope,
                 backend,

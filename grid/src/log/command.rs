@@ -71,6 +71,8 @@ pub struct Answered {
 pub struct HeldScope {
     /// The request for it.
     pub id: RequestId,
+    /// The node whose process asks.
+    pub node: u64,
     /// Requests of the process below this number have been answered and will not be sent again.
     pub below: u64,
     /// Which rows.

@@ -59,7 +59,8 @@ impl State {
     pub(crate) fn restore(&mut self, snapshot: &Snapshot) -> Result<(), LogError> {
         let index = snapshot.meta.last_log_id.as_ref().map_or(0, |id| id.index);
         self.health.touched.fetch_max(index, Ordering::SeqCst);
-        let restored = self.machine.get_mut().restore(&snapshot.state);
+        let machine = self.machine.get_mut();
+        let restored = machine.restore(LogIndex(index), &snapshot.state);
         restored.map_err(|detail| LogError::Restore { index, detail })?;
         self.applied = snapshot.meta.last_log_id;
         self.membership = snapshot.meta.last_membership.clone();

@@ -29,7 +29,7 @@ impl Machine for Nothing {
         b"nothing".to_vec()
     }
 
-    fn restore(&mut self, bytes: &[u8]) -> Result<(), String> {
+    fn restore(&mut self, _: LogIndex, bytes: &[u8]) -> Result<(), String> {
         assert_eq!(bytes, b"nothing");
         Ok(())
     }

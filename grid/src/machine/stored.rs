@@ -6,10 +6,10 @@
 
 use super::layer;
 use crate::change::{Before, CommitGroup, FlushSeq};
-use crate::log::RequestId;
 use crate::log::codec::{
     decode_held, decode_owned, decode_request, encode_held, encode_owned, encode_request,
 };
+use crate::log::{LogIndex, RequestId};
 use crate::requests::{Lingering, Process, Requests};
 use crate::ripening::Taken;
 use crate::rows::Rows;
@@ -133,11 +133,12 @@ fn read_taken(version: u8, reader: &mut Reader<'_>) -> Result<Taken, Malformed> 
 /// Replaces rows and schedule.
 pub fn load(
     bytes: &[u8],
+    index: LogIndex,
     rows: &Rows,
     inner: &mut Inner,
     requests: &mut Requests,
 ) -> Result<(), Malformed> {
-    rows.clear();
+    rows.clear(index);
     *inner = Inner::default();
     *requests = Requests::default();
     let mut reader = Reader::new(bytes);

@@ -424,7 +424,7 @@ fn a_dead_row_is_read_anew() {
     rows.begin_flush(SEQ, &[row(1)], true);
     let (ticket, _) = rows.begin_load(&[row(1)]);
     assert!(ticket.is_empty());
-    rows.dead(SEQ, &[row(1)]);
+    rows.dead(SEQ, &[row(1)], LogIndex(2));
     assert_eq!(known(&rows, 1), None);
     assert_eq!(rows.stats().rows, 0);
 }
@@ -515,7 +515,7 @@ fn memory_is_bounded_and_pending_rows_stay() {
     for key in 0..10 {
         assert_eq!(known(&rows, key), Some(Some((7, 1))));
     }
-    rows.clear();
+    rows.clear(LogIndex(3));
     assert_eq!((rows.stats().rows, rows.stats().bytes), (0, 0));
 }
 
@@ -541,7 +541,7 @@ fn a_lowered_bound_gives_up_clean_rows_at_once_and_no_pending_one() {
     rows.shed(1 << 30);
     load(&rows, 20, "10:10:", Some(tuple(1, 1)));
     assert!(known(&rows, 20).is_some());
-    rows.clear();
+    rows.clear(LogIndex(3));
     assert_eq!(rows.stats().pinned_bytes, 0);
 }
 

@@ -175,7 +175,7 @@ impl Machine for Panics {
         Vec::new()
     }
 
-    fn restore(&mut self, _bytes: &[u8]) -> Result<(), String> {
+    fn restore(&mut self, _: LogIndex, _bytes: &[u8]) -> Result<(), String> {
         Ok(())
     }
 }
@@ -205,7 +205,7 @@ async fn snapshot_that_the_machine_refuses_stops_the_start() {
         fn snapshot(&self) -> Vec<u8> {
             self.0.snapshot()
         }
-        fn restore(&mut self, _bytes: &[u8]) -> Result<(), String> {
+        fn restore(&mut self, _: LogIndex, _bytes: &[u8]) -> Result<(), String> {
             Err("not mine".to_owned())
         }
     }
@@ -239,7 +239,7 @@ impl Machine for Gate {
         Vec::new()
     }
 
-    fn restore(&mut self, _: &[u8]) -> Result<(), String> {
+    fn restore(&mut self, _: LogIndex, _: &[u8]) -> Result<(), String> {
         Ok(())
     }
 }

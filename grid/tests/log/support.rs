@@ -55,7 +55,7 @@ impl Machine for Numbers {
         out
     }
 
-    fn restore(&mut self, bytes: &[u8]) -> Result<(), String> {
+    fn restore(&mut self, _: LogIndex, bytes: &[u8]) -> Result<(), String> {
         let numbers = Reader::new(bytes).many(Reader::u64);
         *self.applied.lock() = numbers.map_err(|error| error.to_string())?;
         Ok(())

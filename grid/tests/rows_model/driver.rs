@@ -759,7 +759,7 @@ impl Driver {
         let from = match &self.saved {
             Some((from, bytes)) => {
                 self.machine
-                    .restore(bytes)
+                    .restore(LogIndex(1), bytes)
                     .expect("it was saved by the same version");
                 *from
             }

@@ -23,6 +23,8 @@ pub struct Forwarded {
     pub sql: String,
     /// Parameter types of the Parse message.
     pub declared: Vec<TypeOid>,
+    /// What its client was told of it, see [`crate::plan::WritePlan::shape`].
+    pub shape: Vec<u32>,
     /// Formats of the parameters.
     pub param_formats: Vec<i16>,
     /// The parameters.
@@ -41,6 +43,8 @@ pub struct Forwarding<'a> {
     pub sql: &'a str,
     /// See [`Forwarded`].
     pub declared: &'a [TypeOid],
+    /// See [`Forwarded`].
+    pub shape: Vec<u32>,
     /// See [`Forwarded`].
     pub params: &'a Params<'a>,
     /// See [`Forwarded`].
@@ -69,6 +73,7 @@ impl Forwarding<'_> {
         }
         put_bytes(&mut out, self.sql.as_bytes());
         put_many(&mut out, self.declared, |out, oid| put_u32(out, oid.0));
+        put_many(&mut out, &self.shape, |out, oid| put_u32(out, *oid));
         put_formats(&mut out, self.params.formats);
         put_count(&mut out, self.params.values.len());
         for value in self.params.values {
@@ -109,6 +114,7 @@ impl Forwarded {
             settings,
             sql: text(&mut reader)?,
             declared: reader.many(|reader| reader.u32().map(TypeOid))?,
+            shape: reader.many(Reader::u32)?,
             param_formats: reader.many(format)?,
             values: reader.many(|reader| {
                 let known = reader.bool()?;
@@ -222,6 +228,7 @@ mod tests {
             settings: &Settings::default(),
             sql: "UPDATE t SET a = $1 WHERE id = $2",
             declared: &[TypeOid(23)],
+            shape: vec![7, 20],
             params: &params,
             formats: Formats(&[-1]),
         };
@@ -230,6 +237,7 @@ mod tests {
         assert_eq!(back.settings, Settings::default());
         assert_eq!(back.sql, forwarding.sql);
         assert_eq!(back.declared, forwarding.declared);
+        assert_eq!(back.shape, forwarding.shape);
         assert_eq!(back.param_formats, [1, 0]);
         assert_eq!(back.values, [Some(Bytes::from_static(b"x")), None]);
         assert_eq!(back.result_formats, [-1]);

@@ -118,6 +118,16 @@ impl Engine {
             };
             let hold = hold.map_err(|error| errors::of_grid(&error))?;
             holds.holds.push(hold);
+            if self.grid.has_peers() && sure && !self.is_sure(plan, holds).await? {
+                // Another node has changed the schema while it was asked for.
+                let holder = Holder {
+                    backend: asker.backend.map(|pid| pid.0),
+                    ..Holder::default()
+                };
+                let all = self.grid.hold(Scope::Everything, holder).await;
+                let all = all.map_err(|error| errors::of_grid(&error))?;
+                holds.holds.push(all);
+            }
         }
         if !withdrawn.is_empty() {
             holds

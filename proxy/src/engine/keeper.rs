@@ -35,6 +35,7 @@ pub struct Keeper {
     changed: watch::Sender<Epoch>,
     loads: AtomicU64,
     soon: Notify,
+    grid: Arc<Grid>,
     /// Counts the changes that other nodes have told of.
     told: watch::Receiver<u64>,
     /// How many of them the catalog contains.
@@ -48,7 +49,7 @@ impl Keeper {
         config: Arc<Config>,
         current: Arc<ArcSwap<Catalog>>,
         on_change: OnChange,
-        told: watch::Receiver<u64>,
+        grid: Arc<Grid>,
     ) -> Keeper {
         Keeper {
             store,
@@ -62,7 +63,8 @@ impl Keeper {
             changed: watch::Sender::new(Epoch(0)),
             loads: AtomicU64::new(0),
             soon: Notify::new(),
-            told,
+            told: grid.catalog_changes.clone(),
+            grid,
             contains: watch::Sender::new(0),
         }
     }
@@ -208,6 +210,10 @@ impl Keeper {
     async fn poll(&self) -> Result<(), StoreError> {
         if !self.is_outdated().await? {
             return Ok(());
+        }
+        // All nodes have the same catalog, or none: what one has decided by it the others read by theirs.
+        if let Err(error) = self.grid.tell_catalog_changed().await {
+            tracing::debug!(%error, "the other nodes have not heard of a change of the schema yet");
         }
         self.load().await
     }

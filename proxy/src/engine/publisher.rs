@@ -91,6 +91,7 @@ impl Publisher {
     ) -> Result<Published, PublisherError> {
         let _one_at_a_time = self.changing.lock().await;
         let wish = || {
+            let wanted = &self.without_held(wanted);
             let leads = self.leads.get().map(|leads| leads());
             let asked = Asked {
                 wanted,
@@ -121,9 +122,10 @@ impl Publisher {
     /// `beginnings`: how often the stream had begun anew when this was decided ([`ripen_grid::feed::Feed::serve`]).
     pub fn serve(&self, mut served: Served, beginnings: u64) {
         let standing = self.standing.lock();
+        let held = self.grid.requests.lock().withdrawn();
         served
             .followed
-            .retain(|table| standing.may_be_served(table));
+            .retain(|table| standing.may_be_served(table) && !held.contains(table));
         let before = self.grid.feed.served();
         for table in served.followed.difference(&before.followed) {
             self.grid.rows.drop_table(*table);
@@ -143,6 +145,12 @@ impl Publisher {
             tracing::warn!(%error, "cannot take tables out of the publication before they change");
         }
         withdrawn
+    }
+
+    /// Without the tables that a transaction of some node has had taken out and that are held for it on all nodes.
+    fn without_held(&self, tables: &BTreeSet<TableOid>) -> BTreeSet<TableOid> {
+        let held = self.grid.requests.lock().withdrawn();
+        tables.difference(&held).copied().collect()
     }
 
     /// Another node takes these tables out of the publication: they are not followed here any more, and the upkeep here does not put them back before the answer is dropped.

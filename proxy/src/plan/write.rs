@@ -48,6 +48,17 @@ pub struct WritePlan {
     pub(crate) query: WriteQuery,
 }
 
+impl WritePlan {
+    /// What a client was told of it: table, types of the parameters and of RETURNING's columns. By another catalog it may be another.
+    pub fn shape(&self) -> Vec<u32> {
+        let params = self.params.iter().map(|oid| oid.0);
+        let fields = self.returning.iter().flatten();
+        let fields = fields.map(|field| field.type_oid.0);
+        let counted = [self.table.oid.0, self.params.len() as u32];
+        counted.into_iter().chain(params).chain(fields).collect()
+    }
+}
+
 /// A text and what was said of it.
 #[derive(Debug)]
 pub struct Source {

@@ -13,6 +13,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 
 /// What followed, for status.
 #[derive(Debug, Default)]
@@ -76,6 +77,8 @@ pub struct Follower {
     pub clock: fn() -> u64,
     /// The clock of staleness, in milliseconds, which never goes back.
     pub steady: fn() -> u64,
+    /// Ends waiting.
+    pub stop: CancellationToken,
 }
 
 impl Sink for Follower {
@@ -90,11 +93,12 @@ impl Follower {
     async fn until_told(&self, event: &Event) {
         if let Event::Transaction(Transaction {
             own_flush: Some(seq),
+            xid,
             ..
         }) = event
             && self.grid.has_peers()
         {
-            while !self.grid.schedule.knows(*seq) {
+            while !self.grid.schedule.knows(*seq, *xid) && !self.stop.is_cancelled() {
                 tokio::time::sleep(LOG_POLL).await;
             }
         }

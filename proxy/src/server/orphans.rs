@@ -15,8 +15,8 @@ use tokio_util::sync::CancellationToken;
 #[derive(Debug, Default)]
 struct Living {
     processes: BTreeSet<u64>,
-    /// Some member has not answered: any process may be its.
-    silent: bool,
+    /// Members that have not answered: their processes may be at work.
+    silent: BTreeSet<u64>,
 }
 
 /// What is to be done about processes that have ended.
@@ -35,20 +35,20 @@ fn orphans<'a>(
     living: &Living,
 ) -> Orphans {
     let gone = |process: &u64| !living.processes.contains(process);
-    let mut by_process: BTreeMap<u64, Vec<(RequestId, Option<BackendPid>)>> = BTreeMap::new();
+    let mut by_process: BTreeMap<u64, Vec<&HeldScope>> = BTreeMap::new();
     for held in held.filter(|held| gone(&held.id.process)) {
-        let holds = by_process.entry(held.id.process).or_default();
-        holds.push((held.id, held.backend.map(BackendPid)));
+        by_process.entry(held.id.process).or_default().push(held);
     }
-    let forgotten = known
-        .iter()
-        .filter(|process| !living.silent && gone(process) && !by_process.contains_key(process));
+    let forgotten = known.iter().filter(|process| {
+        living.silent.is_empty() && gone(process) && !by_process.contains_key(process)
+    });
     Orphans {
         forgotten: forgotten.copied().collect(),
         holds: by_process
             .into_values()
             .flatten()
-            .filter(|(_, backend)| !living.silent || backend.is_some())
+            .filter(|held| !living.silent.contains(&held.node) || held.backend.is_some())
+            .map(|held| (held.id, held.backend.map(BackendPid)))
             .collect(),
     }
 }
@@ -94,7 +94,7 @@ async fn once(engine: &Engine, store: &Store, grid: &Grid) -> Result<(), StoreEr
     for node in member.members() {
         match member.process_of(node).await {
             Some(process) => drop(living.processes.insert(process)),
-            None => living.silent = true,
+            None => drop(living.silent.insert(node)),
         }
     }
     let orphans = orphans(&known, held.iter(), &living);
@@ -130,6 +130,7 @@ mod tests {
     fn held(process: u64, number: u64, backend: Option<i32>) -> HeldScope {
         HeldScope {
             id: RequestId { process, number },
+            node: process,
             below: 0,
             scope: Scope::Everything,
             backend,
@@ -144,12 +145,12 @@ mod tests {
         let all = [held(1, 1, None), held(2, 1, Some(7)), held(2, 2, None)];
         let mut living = Living {
             processes: BTreeSet::from([1]),
-            silent: false,
+            silent: BTreeSet::new(),
         };
         let found = orphans(&known, all.iter(), &living);
         assert_eq!(found.holds.len(), 2);
         assert_eq!(found.forgotten, [3]);
-        living.silent = true;
+        living.silent.insert(2);
         let found = orphans(&known, all.iter(), &living);
         assert_eq!(found.holds, [(all[1].id, Some(BackendPid(7)))]);
         assert!(found.forgotten.is_empty());

@@ -21,7 +21,7 @@ impl Machine for Nothing {
         Vec::new()
     }
 
-    fn restore(&mut self, _: &[u8]) -> Result<(), String> {
+    fn restore(&mut self, _: ripen_grid::log::LogIndex, _: &[u8]) -> Result<(), String> {
         Ok(())
     }
 }
