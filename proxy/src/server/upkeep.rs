@@ -12,7 +12,7 @@ use ripen_cachestore::{Class, Store, StoreError};
 use ripen_grid::feed::Served;
 use ripen_grid::grid::Grid;
 use ripen_grid::rows::TableBounds;
-use ripen_hotcache::publication;
+use ripen_hotcache::{publication, slots};
 use ripen_pg::ids::{TableOid, Xid};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
@@ -133,6 +133,9 @@ impl Upkeep {
                 }
             }
             self.sweep();
+            if let Err(error) = self.tidy_slots().await {
+                tracing::debug!(%error, "slots of nodes that are gone stay for now");
+            }
             if let Err(error) = self.grid.load_bases().await {
                 tracing::debug!(%error, "rows below pending changes are not loaded yet");
             }
@@ -232,6 +235,26 @@ impl Upkeep {
             .collect();
         self.publisher.serve(served, beginnings);
         Ok(self.young.tables.is_empty() && self.grid.feed.beginnings() == beginnings)
+    }
+
+    /// Where this node leads: a slot that nobody reads any more keeps WAL until Postgres's disk is full.
+    async fn tidy_slots(&self) -> Result<(), UpkeepError> {
+        let leading = self.grid.member();
+        let Some(member) = leading.filter(|member| member.leadership().borrow().here) else {
+            return Ok(());
+        };
+        let slot = &self.config.slot;
+        let names = member.members().into_iter();
+        let keep = names.filter_map(|node| slots::of_node(slot, node).ok());
+        let client = self.store.client().await?;
+        let left = slots::drop_others(&client, slot, &keep.collect()).await?;
+        for slot in left.dropped {
+            tracing::info!(
+                slot,
+                "a replication slot of a node that is gone was dropped"
+            );
+        }
+        Ok(())
     }
 
     fn note_served(&self, all: bool, patience: Instant) {
