@@ -1,0 +1,270 @@
+//! The grid as one of several nodes: what is asked of whoever leads, and what this node does for the others where it leads. Does; `requests` decides what was asked
+//! before, the cluster's leases what may be told.
+
+use super::{Grid, GridError, Hold, Holder, Step, Writer};
+use crate::change::{CommitGroup, RowId};
+use crate::cluster::Handle;
+use crate::desk::{Answer, Request};
+use crate::leader::Leader;
+use crate::limits;
+use crate::loader::LoadError;
+use crate::log::{Answered, Command, HeldScope, HoldEnd, LogIndex, RequestId};
+use crate::requester::Requester;
+use crate::scope::Scope;
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use ripen_cachestore::catalog::Catalog;
+use ripen_cachestore::failpoint::reach;
+use ripen_pg::tuple::Tuple;
+use std::sync::Arc;
+use std::time::Duration;
+
+impl Grid {
+    /// [`Grid::write`] for a request that may come again: it is carried out once, and answered the same each time.
+    pub async fn write_once<E>(
+        &self,
+        id: RequestId,
+        below: u64,
+        catalog: &Catalog,
+        rows: &[RowId],
+        mut decide: impl FnMut(&[Option<Tuple>]) -> Result<(Option<CommitGroup>, Bytes), E>,
+    ) -> Result<Result<Bytes, E>, GridError> {
+        self.wait_for_room().await?;
+        let propose = |leader: &mut Leader, group: Command, answer: &Bytes| {
+            let term = leader.term().ok_or(GridError::Elsewhere)?;
+            let answer = answer.clone();
+            let answered = Answered { id, below, answer };
+            let command = Command::Once(answered, Box::new(group));
+            leader.ask(id);
+            Ok(self.log.propose_in(term, command))
+        };
+        for _ in 0..limits::LOAD_ATTEMPTS_MAX {
+            let term = self.leads()?;
+            let answer = self.requests.lock().answer(id).cloned();
+            if let Some(answer) = answer {
+                self.everywhere(self.log.touched()).await;
+                return Ok(Ok(answer));
+            }
+            match self.step(catalog, rows, &mut decide, Some(id), propose)? {
+                Ok(Step::Load(unknown)) => self.load(&unknown).await?,
+                Ok(Step::Decided(answer, behind, None)) => {
+                    self.wait_applied(behind).await;
+                    // Nothing in the log proves that this node still leads, and that all know what the answer rests on.
+                    self.everywhere(self.log.touched()).await;
+                    return match self.is_sure() {
+                        true => self.still_leads(term).map(|()| Ok(answer)),
+                        false => Err(GridError::Elsewhere),
+                    };
+                }
+                Ok(Step::Decided(answer, _, Some(ticket))) => {
+                    ticket.await?;
+                    reach("write-applied");
+                    return Ok(Ok(answer));
+                }
+                Err(refused) => return Ok(Err(refused)),
+            }
+        }
+        Err(GridError::NotLoadable(LoadError::Contended))
+    }
+
+    /// Whether a copy of the request is on its way, or was answered.
+    pub(super) fn is_known(&self, leader: &Leader, id: RequestId) -> bool {
+        let requests = self.requests.lock();
+        leader.is_asked(id) || requests.is_over(id) || requests.answer(id).is_some()
+    }
+
+    /// Every node that may answer from memory knows of the hold when this returns.
+    pub(super) async fn hold_together(
+        self: &Arc<Self>,
+        requester: &Requester,
+        scope: Scope,
+        holder: Holder,
+        flushed: bool,
+    ) -> Result<Hold, GridError> {
+        let open = requester.open();
+        let mut hold = Hold {
+            grid: self.clone(),
+            scope: Some(scope.clone()),
+            id: Some(open.id),
+            touched: false,
+        };
+        let held = HeldScope {
+            id: open.id,
+            node: requester.member.node(),
+            below: open.below(),
+            scope,
+            backend: holder.backend,
+            rewires: holder.rewires,
+            withdrawn: holder.withdrawn,
+        };
+        let patience = self.options.barrier_timeout + limits::LEADER_WAIT;
+        requester
+            .ask(self, &Request::Hold(held, flushed), patience)
+            .await?;
+        hold.touched = true;
+        // Whatever came before it in the log is known here then, changes of the catalog, too.
+        let here = async {
+            while !self.requests.lock().stands(open.id) {
+                tokio::time::sleep(limits::LOG_POLL).await;
+            }
+        };
+        let waited = tokio::time::timeout(limits::LEADER_WAIT, here).await;
+        waited.map_err(|_| GridError::NoLeader)?;
+        Ok(hold)
+    }
+
+    /// Does what a node wants done by whoever leads. Cancel safe: it may be asked again.
+    pub fn serve(&self, request: Request) -> BoxFuture<'_, Answer> {
+        Box::pin(async move {
+            let served = match request {
+                Request::Hold(held, flushed) => self.serve_hold(held, flushed).await,
+                Request::Release(ids, end) => self.tell(Command::Release(ids, end)).await,
+                Request::Barrier(scope) => self.serve_barrier(&scope).await,
+                Request::CatalogChanged => self.tell(Command::CatalogChanged).await,
+                Request::Write(id, below, write) => {
+                    return match self.writer.get() {
+                        Some(writer) => writer(id, below, write).await,
+                        None => Answer::Elsewhere,
+                    };
+                }
+            };
+            served.map_or_else(Answer::failed, |()| Answer::Done(Bytes::new()))
+        })
+    }
+
+    async fn tell(&self, command: Command) -> Result<(), GridError> {
+        let term = self.leads()?;
+        self.log.propose_in(term, command).await?;
+        Ok(())
+    }
+
+    fn leads(&self) -> Result<u64, GridError> {
+        self.leader.lock().term().ok_or(GridError::Elsewhere)
+    }
+
+    async fn serve_hold(&self, held: HeldScope, flushed: bool) -> Result<(), GridError> {
+        let (term, id, scope) = (self.leads()?, held.id, held.scope.clone());
+        if self.requests.lock().stands(id) {
+            self.everywhere(self.log.touched()).await;
+        } else {
+            self.log.propose_in(term, Command::Hold(held)).await?;
+        }
+        if flushed {
+            // Whatever was decided before the fence stood.
+            self.drain(&scope).await?;
+        }
+        self.still_leads(term)
+    }
+
+    /// What was waited for in a term counts only in that term: when it is over, nobody waits for anything any more.
+    fn still_leads(&self, term: u64) -> Result<(), GridError> {
+        match self.leads()? == term {
+            true => Ok(()),
+            false => Err(GridError::Elsewhere),
+        }
+    }
+
+    async fn serve_barrier(&self, scope: &Scope) -> Result<(), GridError> {
+        let term = self.leads()?;
+        self.drain(scope).await?;
+        match self.is_sure() {
+            true => self.still_leads(term),
+            false => Err(GridError::Elsewhere),
+        }
+    }
+
+    /// Asks the leader, be it this node or another.
+    pub(crate) async fn ask(
+        &self,
+        request: &Request,
+        patience: Duration,
+    ) -> Result<Bytes, GridError> {
+        match &self.requester {
+            Some(requester) => requester.ask(self, request, patience).await,
+            None => Err(GridError::NoLeader),
+        }
+    }
+
+    /// Has a write carried out by the leader, once. `words`: for [`Grid::set_writer`] there.
+    pub async fn ask_write(&self, words: Bytes) -> Result<Bytes, GridError> {
+        let Some(requester) = &self.requester else {
+            return Err(GridError::NoLeader);
+        };
+        let open = requester.open();
+        let request = Request::Write(open.id, open.below(), words);
+        let patience = self.options.pending_wait + limits::LEADER_WAIT;
+        requester.ask(self, &request, patience).await
+    }
+
+    /// Who carries out writes that other nodes ask for. Set once.
+    pub fn set_writer(&self, writer: Writer) {
+        // A second one would be our own mistake, and harmless.
+        let _ = self.writer.set(writer);
+    }
+
+    /// Whether this node is one of a cluster.
+    pub fn has_peers(&self) -> bool {
+        self.requester.is_some()
+    }
+
+    /// This node as a member of its cluster.
+    pub fn member(&self) -> Option<&Handle> {
+        self.requester.as_ref().map(|requester| &requester.member)
+    }
+
+    /// Whether this node knows of everything that was acknowledged, by any node, before this call.
+    pub fn is_sure(&self) -> bool {
+        self.member().is_none_or(Handle::may_read)
+    }
+
+    /// What was read of these rows just now may be told when this returns well: nobody else tells anything older from now on. Cancel safe.
+    ///
+    /// # Errors
+    /// When that could not be found out in time.
+    pub async fn settle_read(&self, rows: &[RowId]) -> Result<(), GridError> {
+        let Some(member) = self.member() else {
+            return Ok(());
+        };
+        if self.log.acknowledged() >= self.log.touched() {
+            return Ok(());
+        }
+        let settled = member.everywhere(self.rows.changed(rows));
+        let settled = tokio::time::timeout(limits::SETTLE_WAIT, settled).await;
+        settled.map_err(|_| GridError::NoLeader)
+    }
+
+    async fn everywhere(&self, index: LogIndex) {
+        if let Some(member) = self.member() {
+            member.everywhere(index).await;
+        }
+    }
+
+    /// What processes held that have ended is free. Where this node does not lead any more, the next leader does it.
+    pub async fn end_orphans(&self, ids: Vec<RequestId>) {
+        let told = self.tell(Command::Release(ids, HoldEnd::Changed)).await;
+        told.unwrap_or_else(|error| tracing::debug!(%error, "not given back yet"));
+    }
+
+    /// A process has ended that holds nothing.
+    pub async fn forget_process(&self, process: u64) {
+        let told = self.tell(Command::Forget(process)).await;
+        told.unwrap_or_else(|error| tracing::debug!(%error, "not forgotten yet"));
+    }
+
+    /// Whether a transaction of another node may make statements touch more than they name.
+    pub fn is_rewired_elsewhere(&self) -> bool {
+        let here = self.member().map(Handle::process);
+        here.is_some_and(|here| self.requests.lock().is_rewired_by_others(here))
+    }
+
+    /// Tells all nodes that the catalog in Postgres is another one. When this returns, none plans by an older one that answers from memory.
+    pub async fn tell_catalog_changed(&self) -> Result<(), GridError> {
+        if self.requester.is_none() {
+            return Ok(());
+        }
+        let told = self
+            .ask(&Request::CatalogChanged, limits::LEADER_WAIT)
+            .await;
+        told.map(drop)
+    }
+}
