@@ -7,7 +7,7 @@ cd "$root_dir"
 seconds=${SECONDS_EACH:-10}
 clients=${CLIENTS:-4}
 stay=${1:-}
-ripen=$root_dir/target/release/ripen
+ripen=${RIPEN:-$root_dir/target/release/ripen}
 bin=$(postgres_bin) || die "cluster: no PostgreSQL programs; apt-get install postgresql"
 PATH=$bin:$PATH
 work=$root_dir/data/cluster
@@ -68,7 +68,7 @@ wait_until() {
     die "cluster: $what did not come"
 }
 
-ask "DROP TABLE IF EXISTS cluster_demo; CREATE TABLE cluster_demo (id int PRIMARY KEY, n bigint NOT NULL); INSERT INTO cluster_demo SELECT i, 0 FROM generate_series(1, 1000) i"
+ask "SET client_min_messages = warning; DROP TABLE IF EXISTS cluster_demo; CREATE TABLE cluster_demo (id int PRIMARY KEY, n bigint NOT NULL); INSERT INTO cluster_demo SELECT i, 0 FROM generate_series(1, 1000) i"
 for n in 0 1 2; do ports[n]=$(free_port) admins[n]=$(free_port) members[n]=$(free_port); done
 for n in 0 1 2; do start "$n"; done
 for n in 0 1 2; do wait_until "node $n" admin "$n" /ready; done

@@ -18,7 +18,7 @@ fn text(bytes: &[u8]) -> String {
 #[test]
 fn check_config_prints_what_is_in_effect() {
     let output =
-        ripen("check-config --upstream postgres://app:secret@db/shop --write-behind app.*");
+        ripen("check-config --upstream postgres://app:hunter2@db/shop --write-behind app.*");
     assert!(output.status.success());
     let settings = text(&output.stdout);
     assert!(
@@ -29,7 +29,7 @@ fn check_config_prints_what_is_in_effect() {
         settings.contains("listen = 127.0.0.1:6432  # default\n"),
         "{settings}"
     );
-    assert!(!settings.contains("secret"), "{settings}");
+    assert!(!settings.contains("hunter2"), "{settings}");
 }
 
 #[test]

@@ -135,7 +135,8 @@ fn machine(memory_max: u64, live: bool) -> (GridMachine, Arc<Rows>, Arc<Schedule
         Arc::new(Schedule::default()),
     );
     let mut leader = Leader::default();
-    leader.lead(Some(TERM));
+    // What is replayed was not proposed by this process.
+    leader.lead(live.then_some(TERM));
     let machine = GridMachine {
         rows: rows.clone(),
         schedule: schedule.clone(),
@@ -771,6 +772,7 @@ impl Driver {
         self.machine
             .live
             .store(true, std::sync::atomic::Ordering::SeqCst);
+        self.machine.leader.lock().lead(Some(TERM));
         assert_eq!(
             self.replicated(),
             before,
