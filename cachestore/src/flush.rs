@@ -24,7 +24,6 @@ use crate::failpoint;
 use crate::limits::{HELD_UP_FOUND_MAX, SHORT_LOCK_WAIT};
 use crate::progress::{self, LogKey, signed};
 use crate::store::{Connection, Store};
-use deadpool::managed::Object;
 use futures_util::future::BoxFuture;
 use pipeline::pipeline;
 use ripen_pg::ids::{TableOid, Xid};
@@ -109,7 +108,7 @@ impl Store {
     where
         T: Future<Output = Result<(), StoreError>>,
     {
-        let transaction = Transaction(Some(self.client().await?));
+        let transaction = self.borrow().await?;
         failpoint::reach_on("flush-before-begin", transaction.client()).await?;
         let rows = batch.groups.iter().flat_map(|group| &group.rows);
         let tell = tables::reach_further(catalog, rows);
@@ -140,7 +139,7 @@ impl Store {
             ["flush-before-commit", "flush-committed"],
         )
         .await?;
-        transaction.finish();
+        transaction.give_back();
         let lost: usize = dead.iter().map(|dead| dead.group.rows.len()).sum();
         let all: usize = batch.groups.iter().map(|group| group.rows.len()).sum();
         Ok(FlushOutcome {
@@ -149,27 +148,6 @@ impl Store {
             rows: all - lost,
             already_gone,
         })
-    }
-}
-
-/// The connection while a transaction is open. Dropped unfinished, it is closed instead of going back to the pool, which rolls back.
-struct Transaction(Option<Connection>);
-
-impl Transaction {
-    fn client(&self) -> &Connection {
-        self.0.as_ref().expect("taken only at the end")
-    }
-
-    fn finish(mut self) {
-        drop(self.0.take());
-    }
-}
-
-impl Drop for Transaction {
-    fn drop(&mut self) {
-        if let Some(client) = self.0.take() {
-            drop(Object::take(client));
-        }
     }
 }
 

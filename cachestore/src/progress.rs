@@ -99,9 +99,12 @@ impl Store {
     /// Makes the taker the leader. A flush transaction still running is waited for, but not long: then its connection is ended. When this returns, no older leader's flush
     /// can commit any more. `Fenced` when a newer leader exists, `Hindered` when somebody keeps the row locked who is not Ripen. Repeatable.
     pub async fn take_over(&self, taker: Taker<'_>) -> Result<Taken, StoreError> {
-        let mut client = self.client().await?;
-        let clearance = Clearance::of(self, &client, taker.log.number, taker.epoch).await?;
-        clearance.during(take(&mut client, taker)).await
+        let mut borrowed = self.borrow().await?;
+        let number = taker.log.number;
+        let clearance = Clearance::of(self, borrowed.client(), number, taker.epoch).await?;
+        let taken = clearance.during(take(borrowed.client_mut(), taker)).await;
+        borrowed.give_back();
+        taken
     }
 
     /// What became of flush `seq` after [`StoreError::UnknownOutcome`] or [`StoreError::OutOfOrder`]. Waits for the old transaction to end, and ends it when that takes
@@ -113,19 +116,19 @@ impl Store {
         epoch: u64,
         seq: FlushSeq,
     ) -> Result<FlushFate, StoreError> {
-        let client = self.client().await?;
-        let clearance = Clearance::of(self, &client, log.number, epoch).await?;
-        let locked = find(&**client, log, "FOR UPDATE");
-        let Some(found) = clearance.during(locked).await? else {
-            return Ok(FlushFate::NotApplied);
+        let borrowed = self.borrow().await?;
+        let client = borrowed.client();
+        let clearance = Clearance::of(self, client, log.number, epoch).await?;
+        let locked = find(&***client, log, "FOR UPDATE");
+        let found = clearance.during(locked).await;
+        let fate = match found? {
+            None => FlushFate::NotApplied,
+            Some(found) if found.applied >= seq => FlushFate::Applied,
+            Some(found) if found.epoch > epoch => return Err(fenced(&***client, log.number).await?),
+            Some(_) => FlushFate::NotApplied,
         };
-        if found.applied >= seq {
-            return Ok(FlushFate::Applied);
-        }
-        if found.epoch > epoch {
-            return Err(fenced(&**client, log.number).await?);
-        }
-        Ok(FlushFate::NotApplied)
+        borrowed.give_back();
+        Ok(fate)
     }
 }
 

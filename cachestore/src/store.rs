@@ -51,6 +51,32 @@ pub struct Store {
 /// A connection of the pool; goes back when dropped, rolled back if a transaction was open.
 pub type Connection = Object<Connector>;
 
+/// A connection for work that must end whole. Dropped before it is given back, it is closed instead of going back to the pool, which rolls back; else the next who gets it
+/// would wait for what it is still at.
+pub(crate) struct Borrowed(Option<Connection>);
+
+impl Borrowed {
+    pub fn client(&self) -> &Connection {
+        self.0.as_ref().expect("taken only at the end")
+    }
+
+    pub fn client_mut(&mut self) -> &mut Connection {
+        self.0.as_mut().expect("taken only at the end")
+    }
+
+    pub fn give_back(mut self) {
+        drop(self.0.take());
+    }
+}
+
+impl Drop for Borrowed {
+    fn drop(&mut self) {
+        if let Some(client) = self.0.take() {
+            drop(Object::take(client));
+        }
+    }
+}
+
 impl Store {
     /// A store with default settings. Connects to nothing yet.
     pub fn new(upstream: Upstream) -> Store {
@@ -96,6 +122,11 @@ impl Store {
             client.statement_cache.clear();
         }
         Ok(client)
+    }
+
+    /// As [`Store::client`].
+    pub(crate) async fn borrow(&self) -> Result<Borrowed, StoreError> {
+        Ok(Borrowed(Some(self.client().await?)))
     }
 
     /// How long a statement of a flush waits for somebody else's lock.

@@ -143,7 +143,7 @@ impl Flusher {
                 () = stop.cancelled(), if has_peers => return Ok(()),
             };
             match ended {
-                Err(FlusherError::Fenced(error)) if self.has_peers => {
+                Err(FlusherError::Fenced(error)) if self.has_peers && !self.is_foreign(&error) => {
                     tracing::warn!(%error, "another node of the cluster flushes now");
                     tokio::time::sleep(limits::FENCED_WAIT).await;
                 }
@@ -153,6 +153,12 @@ impl Flusher {
                 ended => return ended,
             }
         }
+    }
+
+    /// Another Ripen flushes, not another node of this cluster: to take over in turn would never end.
+    fn is_foreign(&self, error: &StoreError) -> bool {
+        let own = self.log.identity();
+        matches!(error, StoreError::Fenced { identity: Some(other), .. } if *other != own)
     }
 
     /// Waits until this node leads. Who asks meanwhile for a flush asks elsewhere. `None`: nobody will ever ask.

@@ -1,9 +1,9 @@
 //! Replays a dead letter: its changes and its resolution in one transaction, so that they happen once or not at all, whoever dies meanwhile.
 //! Never waits for the queue: the caller keeps it away from the rows.
 
+use super::commit;
 use super::write::Write;
 use super::written::Written;
-use super::{Transaction, commit};
 use crate::catalog::Catalog;
 use crate::change::Letter;
 use crate::error::StoreError;
@@ -16,7 +16,7 @@ impl Store {
     /// Writes the changes of an open dead letter to Postgres; false when there is no such letter. After an error nothing is written and the letter is open,
     /// but for [`StoreError::UnknownOutcome`]: then ask [`Store::is_open`]. Not cancel safe: a dropped future leaves the outcome unknown.
     pub async fn replay(&self, catalog: &Catalog, id: i64) -> Result<bool, StoreError> {
-        let transaction = Transaction(Some(self.client().await?));
+        let transaction = self.borrow().await?;
         let client = transaction.client();
         // As in a flush: groups were consistent at their end, not at every statement.
         let begin = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET CONSTRAINTS ALL DEFERRED";
@@ -38,7 +38,7 @@ impl Store {
         Write { client, written }.groups(groups).await?;
         failpoint::reach_on("replay-written", client).await?;
         commit(client, ["replay-before-commit", "replay-committed"]).await?;
-        transaction.finish();
+        transaction.give_back();
         Ok(true)
     }
 

@@ -183,3 +183,33 @@ async fn the_right_to_end_it_is_that_of_the_same_role() {
     assert_eq!(same.take_over(taker(2)).await.unwrap(), UNTOUCHED);
     assert!(old.batch_execute("COMMIT").await.is_err());
 }
+
+#[tokio::test]
+async fn a_take_over_that_is_given_up_blocks_no_connection_of_the_pool() {
+    let bench = Bench::new(T).await;
+    let stranger = connect("postgres", &bench.database.name).await;
+    stranger.batch_execute(FLUSH).await.unwrap();
+    let settings = StoreSettings {
+        lock_timeout: FOR_EVER,
+        connections: 2,
+        ..StoreSettings::default()
+    };
+    let store = Store::with_settings(upstream("postgres", &bench.database.name), settings);
+    let blocked = async {
+        let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()";
+        while bench.rows(waiting).await == "0" {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        taken = store.take_over(taker(2)) => panic!("{taken:?}"),
+        () = blocked => {}
+    }
+    let both = [store.client().await.unwrap(), store.client().await.unwrap()];
+    for client in &both {
+        let answer = client.batch_execute("SELECT 1");
+        let answer = tokio::time::timeout(Duration::from_secs(20), answer).await;
+        answer.expect("the connection is free").unwrap();
+    }
+    stranger.batch_execute("COMMIT").await.unwrap();
+}
