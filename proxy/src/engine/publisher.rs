@@ -102,12 +102,13 @@ impl Publisher {
         };
         let mut client = self.store.client().await?;
         let done = publication::ensure(&mut client, PUBLICATION, self.author, &wish).await?;
-        let (tables, fresh) = self.standing.lock().note(&done);
         let horizon = match done.horizon {
-            _ if fresh.is_empty() => None,
-            None => Some(publication::horizon(&client).await?),
-            known => known,
+            None => publication::horizon(&client).await?,
+            Some(known) => known,
         };
+        // Nothing may fail from here on: what is fresh is told once.
+        let (tables, fresh) = self.standing.lock().note(&done);
+        let horizon = (!fresh.is_empty()).then_some(horizon);
         Ok(Published {
             tables,
             fresh,
