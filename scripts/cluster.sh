@@ -58,12 +58,9 @@ leader() {
 }
 
 wait_until() {
-    local what=$1 n
+    local what=$1
     shift
-    for n in $(seq 600); do
-        "$@" >/dev/null 2>&1 && return
-        sleep 0.1
-    done
+    patiently 600 "$@" && return
     tail -n 5 "$work"/node*.log >&2
     die "cluster: $what did not come"
 }

@@ -44,6 +44,17 @@ warm() {
     seq 1 "$5" | xargs -n 500 | tr ' ' ',' | sed "s/.*/SELECT $4 FROM $2 WHERE $3 IN (&);/" | psql -XAtq -o /dev/null "$1"
 }
 
+# TENTHS COMMAND…: tries until it succeeds, silently; fails after so many tenths of a second.
+patiently() {
+    local tenths=$1 n
+    shift
+    for n in $(seq "$tenths"); do
+        "$@" >/dev/null 2>&1 && return
+        sleep 0.1
+    done
+    return 1
+}
+
 # Starts a scratch Postgres under ./data; sets DATABASE_URL, postgres_pid and scratch. Wants $bin (its programs) and $work (a folder for its log).
 start_scratch() {
     scratch=$root_dir/data/scratch
@@ -60,10 +71,5 @@ start_scratch() {
         -c wal_level=logical -c max_wal_size=4GB -c log_min_messages=fatal 2>"$work/postgres.log" &
     postgres_pid=$!
     DATABASE_URL=postgres://postgres@127.0.0.1:$port/postgres
-    local n
-    for n in $(seq 300); do
-        psql -XAtqc "SELECT 1" "$DATABASE_URL" >/dev/null 2>&1 && return
-        sleep 0.1
-    done
-    die "the scratch Postgres does not answer; see $work/postgres.log"
+    patiently 300 psql -XAtqc "SELECT 1" "$DATABASE_URL" || die "the scratch Postgres does not answer; see $work/postgres.log"
 }

@@ -3,12 +3,13 @@
 use crate::grid::GridError;
 use crate::loader::LoadError;
 use crate::log::codec::{
-    decode_held, decode_owned, decode_request, encode_held, encode_owned, encode_request,
+    decode_held, decode_owned, decode_release, decode_request, encode_held, encode_owned,
+    encode_release, encode_request,
 };
 use crate::log::{HeldScope, HoldEnd, LogError, RequestId};
 use crate::scope::Scope;
 use bytes::Bytes;
-use ripen_cachestore::change::codec::{Malformed, Reader, put_bytes, put_many, put_u64};
+use ripen_cachestore::change::codec::{Malformed, Reader, put_bytes, put_u64};
 
 /// A wish. All may be asked again without being carried out twice.
 #[derive(Clone, Debug, PartialEq)]
@@ -48,8 +49,7 @@ impl Request {
             }
             Request::Release(ids, end) => {
                 out.push(2);
-                put_many(&mut out, ids, |out, id| encode_request(out, *id));
-                out.push(u8::from(*end == HoldEnd::Changed));
+                encode_release(&mut out, ids, *end);
             }
             Request::Barrier(scope) => {
                 out.push(3);
@@ -72,11 +72,7 @@ impl Request {
         let request = match reader.u8()? {
             1 => Request::Hold(decode_held(&mut reader)?, reader.bool()?),
             2 => {
-                let ids = reader.many(decode_request)?;
-                let end = match reader.bool()? {
-                    true => HoldEnd::Changed,
-                    false => HoldEnd::Unchanged,
-                };
+                let (ids, end) = decode_release(&mut reader)?;
                 Request::Release(ids, end)
             }
             3 => Request::Barrier(decode_owned(&mut reader)?),

@@ -12,7 +12,7 @@ use crate::flusher::FlushRequest;
 use crate::leader::{Leader, Proposal, Undrained};
 use crate::limits;
 use crate::loader::{LoadError, Loader};
-use crate::log::{Command, HoldEnd, Log, LogError, RequestId, Ticket};
+use crate::log::{Command, HoldEnd, Log, LogError, RequestId};
 use crate::marks::Marks;
 use crate::ownership::Ownership;
 use crate::requester::Requester;
@@ -156,12 +156,8 @@ impl Grid {
         mut decide: impl FnMut(&[Option<Tuple>]) -> Result<(Option<CommitGroup>, T), E>,
     ) -> Result<Result<T, E>, GridError> {
         self.wait_for_room().await?;
-        let propose = |leader: &mut Leader, group: Command, _: &T| {
-            let term = leader.term().ok_or(GridError::Elsewhere)?;
-            Ok(self.log.propose_in(term, group))
-        };
         for _ in 0..limits::LOAD_ATTEMPTS_MAX {
-            match self.step(catalog, rows, &mut decide, None, propose)? {
+            match self.step(catalog, rows, &mut decide, None, |group, _| group)? {
                 Ok(Step::Load(unknown)) => self.load(&unknown).await?,
                 Ok(Step::Decided(answer, behind, None)) => {
                     self.wait_applied(behind).await;
@@ -184,10 +180,11 @@ impl Grid {
         rows: &[RowId],
         decide: &mut impl FnMut(&[Option<Tuple>]) -> Result<(Option<CommitGroup>, T), E>,
         once: Option<RequestId>,
-        propose: impl FnOnce(&mut Leader, Command, &T) -> Result<Ticket, GridError>,
+        command: impl FnOnce(Command, &T) -> Command,
     ) -> Result<Result<Step<T>, E>, GridError> {
         let mut leader = self.leader.lock();
-        if leader.term().is_none() || once.is_some_and(|id| self.is_known(&leader, id)) {
+        let term = leader.term().ok_or(GridError::Elsewhere)?;
+        if once.is_some_and(|id| self.is_known(&leader, id)) {
             return Err(GridError::Elsewhere);
         }
         if rows.iter().any(|row| self.fences.has(row)) {
@@ -226,10 +223,11 @@ impl Grid {
             }
             Some(group) => {
                 reach("write-decided");
-                self.tell_shapes(&mut leader, catalog, &group)?;
+                self.tell_shapes(&mut leader, term, catalog, &group)?;
                 let proposal = leader.propose(&group);
-                let command = self.guarded(group, rows, &images);
-                let ticket = propose(&mut leader, command, &answer)?;
+                once.into_iter().for_each(|id| leader.ask(id));
+                let command = command(self.guarded(group, rows, &images), &answer);
+                let ticket = self.log.propose_in(term, command);
                 Step::Decided(answer, proposal, Some(ticket))
             }
         }))
@@ -239,10 +237,10 @@ impl Grid {
     fn tell_shapes(
         &self,
         leader: &mut Leader,
+        term: u64,
         catalog: &Catalog,
         group: &CommitGroup,
     ) -> Result<(), GridError> {
-        let term = leader.term().ok_or(GridError::Elsewhere)?;
         for change in &group.rows {
             let table = change.row.table;
             let pending = || self.schedule.has_pending(&Scope::Tables([table].into()));
@@ -522,13 +520,7 @@ impl Grid {
     fn end_hold(&self, scope: Scope, id: Option<RequestId>, changed: bool) {
         match (&self.requester, id) {
             // The fences stand until all have heard of it.
-            (Some(requester), Some(id)) => requester.release(
-                id,
-                match changed {
-                    true => HoldEnd::Changed,
-                    false => HoldEnd::Unchanged,
-                },
-            ),
+            (Some(requester), Some(id)) => requester.release(id, HoldEnd::of(changed)),
             _ => self.ownership.end(scope, changed),
         }
     }

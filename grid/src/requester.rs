@@ -4,13 +4,13 @@ use crate::cluster::Handle;
 use crate::desk::{Answer, Request};
 use crate::grid::{Grid, GridError};
 use crate::limits;
-use crate::log::{HoldEnd, LogError, RequestId};
+use crate::log::{HoldEnd, Leadership, LogError, RequestId};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use std::collections::BTreeSet;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 /// See the module.
@@ -98,7 +98,7 @@ impl Requester {
             let answer = tokio::select! {
                 answer = self.attempt(grid, request, &question, now.here, left) => answer,
                 // Whoever was asked may never answer.
-                () = changed(&mut leadership, now.leader) => Answer::Elsewhere,
+                () = changed(leadership.clone(), now.leader) => Answer::Elsewhere,
                 () = tokio::time::sleep_until(deadline) => return Err(GridError::NoLeader),
             };
             match answer {
@@ -146,12 +146,12 @@ impl Requester {
 }
 
 /// Until somebody else than `asked` leads.
-async fn changed(
-    leadership: &mut tokio::sync::watch::Receiver<crate::log::Leadership>,
-    asked: Option<u64>,
-) {
-    let mut later = leadership.clone();
-    if later.wait_for(|now| now.leader != asked).await.is_err() {
+async fn changed(mut leadership: watch::Receiver<Leadership>, asked: Option<u64>) {
+    if leadership
+        .wait_for(|now| now.leader != asked)
+        .await
+        .is_err()
+    {
         std::future::pending().await
     }
 }
@@ -169,8 +169,11 @@ pub(crate) async fn carry_releases(grid: Weak<Grid>, mut releases: Releases) {
             add(id, end);
         }
         for (end, ids) in ended {
+            if ids.is_empty() {
+                continue;
+            }
             let request = Request::Release(ids, end);
-            while !matches!(&request, Request::Release(ids, _) if ids.is_empty()) {
+            loop {
                 let Some(grid) = grid.upgrade() else { return };
                 let told = grid.ask(&request, limits::LEADER_WAIT).await;
                 match told {

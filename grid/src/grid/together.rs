@@ -30,13 +30,9 @@ impl Grid {
         mut decide: impl FnMut(&[Option<Tuple>]) -> Result<(Option<CommitGroup>, Bytes), E>,
     ) -> Result<Result<Bytes, E>, GridError> {
         self.wait_for_room().await?;
-        let propose = |leader: &mut Leader, group: Command, answer: &Bytes| {
-            let term = leader.term().ok_or(GridError::Elsewhere)?;
+        let command = |group: Command, answer: &Bytes| {
             let answer = answer.clone();
-            let answered = Answered { id, below, answer };
-            let command = Command::Once(answered, Box::new(group));
-            leader.ask(id);
-            Ok(self.log.propose_in(term, command))
+            Command::Once(Answered { id, below, answer }, Box::new(group))
         };
         for _ in 0..limits::LOAD_ATTEMPTS_MAX {
             let term = self.leads()?;
@@ -45,7 +41,7 @@ impl Grid {
                 self.everywhere(self.log.touched()).await;
                 return Ok(Ok(answer));
             }
-            match self.step(catalog, rows, &mut decide, Some(id), propose)? {
+            match self.step(catalog, rows, &mut decide, Some(id), command)? {
                 Ok(Step::Load(unknown)) => self.load(&unknown).await?,
                 Ok(Step::Decided(answer, behind, None)) => {
                     self.wait_applied(behind).await;

@@ -86,8 +86,7 @@ pub(crate) fn encode_command(out: &mut Vec<u8>, command: &Command) {
         }
         Command::Release(ids, end) => {
             out.push(9);
-            put_many(out, ids, |out, id| encode_request(out, *id));
-            out.push(u8::from(*end == HoldEnd::Changed));
+            encode_release(out, ids, *end);
         }
         Command::CatalogChanged => out.push(10),
         Command::Once(answered, command) => {
@@ -114,6 +113,18 @@ pub(crate) fn decode_request(reader: &mut Reader<'_>) -> Result<RequestId, Malfo
         process: reader.u64()?,
         number: reader.u64()?,
     })
+}
+
+pub(crate) fn encode_release(out: &mut Vec<u8>, ids: &[RequestId], end: HoldEnd) {
+    put_many(out, ids, |out, id| encode_request(out, *id));
+    out.push(u8::from(end == HoldEnd::Changed));
+}
+
+pub(crate) fn decode_release(
+    reader: &mut Reader<'_>,
+) -> Result<(Vec<RequestId>, HoldEnd), Malformed> {
+    let ids = reader.many(decode_request)?;
+    Ok((ids, HoldEnd::of(reader.bool()?)))
 }
 
 pub(crate) fn encode_held(out: &mut Vec<u8>, held: &HeldScope) {
@@ -209,11 +220,7 @@ fn decode_single(tag: u8, reader: &mut Reader<'_>) -> Result<Command, Malformed>
         7 => Command::Nothing,
         8 => Command::Hold(decode_held(reader)?),
         9 => {
-            let ids = reader.many(decode_request)?;
-            let end = match reader.bool()? {
-                true => HoldEnd::Changed,
-                false => HoldEnd::Unchanged,
-            };
+            let (ids, end) = decode_release(reader)?;
             Command::Release(ids, end)
         }
         10 => Command::CatalogChanged,
@@ -351,14 +358,8 @@ mod tests {
                 .prop_map(|(seq, xid)| Command::FlushXid(FlushSeq(seq), Xid(xid))),
             Just(Command::Nothing),
             held().prop_map(Command::Hold),
-            (prop::collection::vec(request(), 0..3), any::<bool>()).prop_map(|(ids, changed)| {
-                let end = if changed {
-                    HoldEnd::Changed
-                } else {
-                    HoldEnd::Unchanged
-                };
-                Command::Release(ids, end)
-            }),
+            (prop::collection::vec(request(), 0..3), any::<bool>())
+                .prop_map(|(ids, changed)| { Command::Release(ids, HoldEnd::of(changed)) }),
             Just(Command::CatalogChanged),
             any::<u64>().prop_map(Command::Forget),
         ];

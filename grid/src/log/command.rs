@@ -94,6 +94,16 @@ pub enum HoldEnd {
     Unchanged,
 }
 
+impl HoldEnd {
+    /// By whether the scope may have changed.
+    pub fn of(changed: bool) -> HoldEnd {
+        match changed {
+            true => HoldEnd::Changed,
+            false => HoldEnd::Unchanged,
+        }
+    }
+}
+
 /// A flush begins.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FlushStart {
