@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: help run demo cluster test fix bench build crash stale cluster-test regress
+.PHONY: help run demo cluster rolling test fix bench bench-cluster build crash stale cluster-test regress
 
 ROUNDS ?= 200
 SECONDS ?= 300
@@ -19,6 +19,9 @@ demo: build ## The same, and ends.
 cluster: build ## Three nodes on this machine: the leader is killed with -9 under load, and nothing is lost.
 	@scripts/cluster.sh
 
+rolling: build ## Three nodes restarted one by one under load: no statement fails, nothing is lost. RIPEN_NEW=path upgrades them on the way.
+	@scripts/rolling.sh
+
 build:
 	@scripts/setup.sh run
 	$(CARGO) build --release --locked --bin ripen
@@ -34,6 +37,10 @@ bench: ## Benchmarks against plain Postgres and PgBouncer, in one run.
 	@scripts/setup.sh bench
 	$(CARGO) build --release --locked --bin ripen
 	@scripts/bench.sh
+
+bench-cluster: build ## Three nodes against one against plain Postgres: rates, CPU, bytes on the network, memory, and how long writes pause when the leader is killed.
+	@scripts/setup.sh bench
+	@scripts/bench-cluster.sh
 
 crash: ## Kills Ripen and Postgres under load, ROUNDS times, and looks for what was lost.
 	$(CARGO) build --locked --bin ripen

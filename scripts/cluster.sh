@@ -7,69 +7,17 @@ cd "$root_dir"
 seconds=${SECONDS_EACH:-10}
 clients=${CLIENTS:-4}
 stay=${1:-}
+name=cluster table=cluster_demo work=$root_dir/data/cluster
 ripen=${RIPEN:-$root_dir/target/release/ripen}
+. "$root_dir/scripts/nodes.sh"
 bin=$(postgres_bin) || die "cluster: no PostgreSQL programs; apt-get install postgresql"
 PATH=$bin:$PATH
-work=$root_dir/data/cluster
-postgres_pid= scratch=
-pids=() ports=() admins=() members=() benches=()
-
-finish() {
-    local n
-    for n in 0 1 2; do [ -z "${pids[n]:-}" ] || kill -TERM "${pids[n]}" 2>/dev/null || true; done
-    for n in 0 1 2; do [ -z "${pids[n]:-}" ] || wait "${pids[n]}" 2>/dev/null || true; done
-    [ -z "$postgres_pid" ] || { kill -INT "$postgres_pid" 2>/dev/null && wait "$postgres_pid" || true; }
-}
-trap finish EXIT
+benches=()
+trap end_nodes EXIT
 trap 'exit 130' INT TERM
 
 [ -x "$ripen" ] || die "cluster: build it first: make cluster"
-rm -rf "$work"
-mkdir -p "$work"
-if [ -z "${DATABASE_URL:-}" ]; then start_scratch; fi
-login=${DATABASE_URL#*://}
-user=$(case $login in *@*) echo "${login%%@*}@" ;; esac)
-database=${login#*/}
-ask() { psql -XAtq -v ON_ERROR_STOP=1 "$DATABASE_URL" -c "$1"; }
-through() { echo "postgres://${user}127.0.0.1:${ports[$1]}/$database"; }
-
-export RIPEN_CLUSTER_SECRET=${RIPEN_CLUSTER_SECRET:-$(head -c 24 /dev/urandom | base64)}
-
-# n: starts node n; the first one ever founds the cluster, the others join it.
-start() {
-    local n=$1 how
-    if [ "$n" = 0 ]; then how=(--bootstrap); else how=(--join "127.0.0.1:${members[0]}"); fi
-    "$ripen" --upstream "$DATABASE_URL" --listen "127.0.0.1:${ports[n]}" --admin-listen "127.0.0.1:${admins[n]}" --data-dir "$work/node$n" \
-        --cluster-listen "127.0.0.1:${members[n]}" "${how[@]}" --write-behind cluster_demo 2>>"$work/node$n.log" &
-    pids[n]=$!
-}
-
-# n PATH: what the node's admin server answers; fails unless it is 200.
-admin() {
-    python3 -c 'import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1], timeout=5).read().decode().strip())' "http://127.0.0.1:${admins[$1]}$2" 2>/dev/null
-}
-
-leader() {
-    local n
-    for n in 0 1 2; do
-        if kill -0 "${pids[n]}" 2>/dev/null && admin "$n" /leader >/dev/null; then echo "$n"; return; fi
-    done
-    return 1
-}
-
-wait_until() {
-    local what=$1
-    shift
-    patiently 600 "$@" && return
-    tail -n 5 "$work"/node*.log >&2
-    die "cluster: $what did not come"
-}
-
-ask "SET client_min_messages = warning; DROP TABLE IF EXISTS cluster_demo; CREATE TABLE cluster_demo (id int PRIMARY KEY, n bigint NOT NULL); INSERT INTO cluster_demo SELECT i, 0 FROM generate_series(1, 1000) i"
-for n in 0 1 2; do ports[n]=$(free_port) admins[n]=$(free_port) members[n]=$(free_port); done
-for n in 0 1 2; do start "$n"; done
-for n in 0 1 2; do wait_until "node $n" admin "$n" /ready; done
-wait_until "a cluster that may lose a node" admin 0 /safe
+start_nodes
 first=$(leader)
 others=()
 for n in 0 1 2; do [ "$n" = "$first" ] || others+=("$n"); done
@@ -99,15 +47,7 @@ for n in "${others[@]}"; do
 done
 start "$first"
 wait_until "node $first, started again" admin "$first" /ready
-psql -XAtq -v ON_ERROR_STOP=1 "$(through "$first")" -c "CALL ripen.flush()"
-through_first=$(psql -XAtq "$(through "$first")" -c "SELECT sum(n) FROM cluster_demo")
-written=$(ask "SELECT sum(n) FROM cluster_demo")
-if [ "$written" = "$acknowledged" ] && [ "$through_first" = "$acknowledged" ]; then
-    echo "after CALL ripen.flush(), Postgres holds all $acknowledged acknowledged increments, and node $first, started again, says so, too"
-else
-    echo "LOST OR DOUBLED: $acknowledged increments were acknowledged, Postgres holds $written, node $first says $through_first"
-    exit 1
-fi
+count_increments "$acknowledged" "$first"
 if [ "$stay" = --stay ]; then
     echo "try: psql $(through 0)   (nodes on ports ${ports[*]}; Ctrl-C ends)"
     wait

@@ -21,13 +21,14 @@ version=$(dpkg-query -W -f='${source:Version}' "$package")
 dir=${REGRESS_DIR:-/var/tmp/ripen-regress}
 source=$dir/source-$version
 PATH=$bin:$PATH
-postgres_pid= ripen_pid= suite_pid=
+postgres_pid= ripen_pid= suite_pid= claim_pid=
 
 finish() {
     [ -z "$suite_pid" ] || { kill -TERM "$suite_pid" 2>/dev/null && wait "$suite_pid" || true; }
+    [ -z "$claim_pid" ] || { kill -TERM "$claim_pid" 2>/dev/null && wait "$claim_pid" || true; }
     [ -z "$ripen_pid" ] || { kill -TERM "$ripen_pid" 2>/dev/null && wait "$ripen_pid" || true; }
     [ -z "$postgres_pid" ] || { kill -INT "$postgres_pid" 2>/dev/null && wait "$postgres_pid" || true; }
-    ripen_pid= postgres_pid= suite_pid=
+    ripen_pid= postgres_pid= suite_pid= claim_pid=
 }
 trap finish EXIT
 trap 'exit 130' INT TERM
@@ -109,6 +110,14 @@ SQL
     psql -Xq -v ON_ERROR_STOP=1 "postgres://postgres@127.0.0.1:$port/regression" -c "CREATE PUBLICATION ripen FOR TABLE ONLY ripen.progress"
 }
 
+# Holds what a Ripen holds while it is there (cachestore/src/advisory.rs), for those tests that list all advisory locks: an idle session, so that nothing else is in anybody's way.
+hold_claim() {
+    coproc claim { exec psql -XAtq "postgres://postgres@127.0.0.1:$port/regression"; }
+    claim_pid=$claim_PID
+    echo "SELECT pg_advisory_lock(1919512677, 0);" >&"${claim[1]}"
+    wait_for psql -XAtq -v ON_ERROR_STOP=1 "postgres://postgres@127.0.0.1:$port/regression" -c "SELECT 1 / count(*) FROM pg_locks WHERE locktype = 'advisory'"
+}
+
 start_ripen() {
     local mode=$1 exclusive=
     case $1 in exclusive) mode=read-through exclusive="exclusive = true" ;; write-behind) exclusive="exclusive = true" ;; esac
@@ -138,7 +147,7 @@ run() {
     [ "$(id -u)" != 0 ] || chown postgres: "$work/pg" "$work/out"
     start_postgres
     local to=$port
-    if [ "$mode" != plain ]; then start_ripen "$mode"; to=$proxy; fi
+    if [ "$mode" = plain ]; then hold_claim; else start_ripen "$mode"; to=$proxy; fi
     # Its own verdict compares with the expected files; ours compares with plain Postgres, so only its running matters here.
     (cd "$work/out" && exec env -u LC_ALL LANG=C PGDATABASE=regression timeout "${LIMIT:-3600}" "${as_postgres[@]}" "$pg_regress" --use-existing --host=127.0.0.1 --port="$to" --user=postgres \
         --dbname=regression --bindir="$bin" --dlpath="$source/lib" --inputdir="$source/suite" --outputdir="$work/out" \

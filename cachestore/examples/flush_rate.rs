@@ -46,6 +46,7 @@ async fn main() -> anyhow::Result<()> {
         epoch: 1,
         holder: "flush_rate",
         has_flushed: false,
+        formers: &[],
     };
     let mut seq = store.take_over(taker).await?.applied;
     for kind in ["insert", "update", "increment", "put", "delete"] {

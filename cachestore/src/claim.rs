@@ -120,14 +120,26 @@ impl Claim {
         }))
     }
 
+    /// Which log goes on for that one, if it was recovered as another; `None` also while the schema `ripen` does not know of such. An error means that the lock is lost.
+    /// Cancel safe.
+    pub async fn successor(&self, log: LogKey) -> Result<Option<LogIdentity>, StoreError> {
+        match self.has_column("succeeded_by").await? {
+            false => Ok(None),
+            true => progress::succession::successor(&*self.client, log).await,
+        }
+    }
+
     /// Who leads; `None` also while the schema `ripen` is not there yet. An error means that the lock is lost. Cancel safe.
     pub async fn owner(&self) -> Result<Option<Owner>, StoreError> {
-        let sql = "SELECT count(*) FROM pg_attribute WHERE attrelid = to_regclass('ripen.progress') AND attname = 'holder'";
-        let known = self.client.query_one(sql, &[]).await?;
-        match known.try_get(0)? {
-            0i64 => Ok(None),
-            _ => progress::owner(&*self.client, self.number).await,
+        match self.has_column("holder").await? {
+            false => Ok(None),
+            true => progress::owner(&*self.client, self.number).await,
         }
+    }
+
+    async fn has_column(&self, name: &str) -> Result<bool, StoreError> {
+        let sql = "SELECT EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('ripen.progress') AND attname = $1::text)";
+        Ok(self.client.query_one(sql, &[&name]).await?.try_get(0)?)
     }
 }
 

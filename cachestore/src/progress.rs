@@ -11,6 +11,7 @@ use clearance::Clearance;
 use tokio_postgres::{GenericClient, Transaction};
 
 mod clearance;
+pub(crate) mod succession;
 
 /// A log as the system of record knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +64,8 @@ pub struct Taker<'a> {
     pub holder: &'a str,
     /// Whether the log has ever flushed. Then a row from before logs had identities is its own.
     pub has_flushed: bool,
+    /// Logs of whose last copy this one was made, the oldest first: it goes on with their count, and they end.
+    pub formers: &'a [LogIdentity],
 }
 
 /// What a take-over found.
@@ -136,6 +139,7 @@ async fn take(client: &mut Connection, taker: Taker<'_>) -> Result<Taken, StoreE
     let transaction = client.build_transaction().start().await?;
     let other = fence_others(&transaction, taker).await?;
     adopt(&transaction, taker).await?;
+    succession::settle(&transaction, taker).await?;
     let sql = "INSERT INTO ripen.progress (log, identity, epoch, applied, holder) VALUES ($1, $2, $3, 0, $4) \
          ON CONFLICT (log, identity) DO UPDATE SET epoch = excluded.epoch, holder = excluded.holder, at = now() RETURNING applied";
     let (number, identity) = (taker.log.number, taker.log.identity.stored());
@@ -165,11 +169,13 @@ async fn fence_others(
     let mut other = None;
     for row in transaction.query(sql, &[&number]).await? {
         let (theirs, holder): (i64, Option<String>) = (row.try_get(0)?, row.try_get(1)?);
-        let another = row.try_get::<_, i64>(2)? != identity;
+        let of: i64 = row.try_get(2)?;
+        let another = of != identity;
         if theirs > epoch || (another && theirs == epoch && holder.is_some()) {
             return Err(fenced(transaction, number).await?);
         }
-        if another {
+        let former = taker.formers.iter().any(|former| former.stored() == of);
+        if another && !former {
             other = holder.or(other);
         }
     }

@@ -9,7 +9,7 @@
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use ripen_pg::ids::{Lsn, TableOid};
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -30,6 +30,8 @@ pub struct Feed {
     served: ArcSwap<Served>,
     /// How often the stream has begun anew. Locked while `served` changes, so that nothing decided before a beginning counts after it.
     beginnings: Mutex<u64>,
+    /// Tables that other nodes have had taken out of the publication, until who looks after it here has taken note.
+    withdrawn: Mutex<BTreeSet<TableOid>>,
     live: AtomicBool,
     given_up: AtomicBool,
     bypass: AtomicBool,
@@ -116,12 +118,15 @@ impl Feed {
         *self.beginnings.lock()
     }
 
-    /// Replaces the set of tables, as decided when the stream had begun so often. Has it begun again since, none of them is followed.
+    /// Replaces the set of tables, as decided when the stream had begun so often. Has it begun again since, none of them is followed; nor is one that has been withdrawn since
+    /// [`Feed::take_withdrawn`].
     pub fn serve(&self, mut served: Served, beginnings: u64) {
         let now = self.beginnings.lock();
         if *now != beginnings {
             served.followed.clear();
         }
+        let withdrawn = self.withdrawn.lock();
+        served.followed.retain(|table| !withdrawn.contains(table));
         self.served.store(Arc::new(served));
     }
 
@@ -131,6 +136,23 @@ impl Feed {
         let mut served = Served::clone(&self.served.load());
         served.followed.retain(|table| !is_one(table));
         self.served.store(Arc::new(served));
+    }
+
+    /// A node takes these tables out of the publication: they are not followed any more, and that is remembered, for they may be back there before anybody here looks.
+    pub fn withdraw(&self, tables: &BTreeSet<TableOid>) {
+        // First this: who decides at the same time leaves them out, or is put right below.
+        self.withdrawn.lock().extend(tables);
+        self.unfollow(|table| tables.contains(table));
+    }
+
+    /// What has been withdrawn since this was last asked. Who asks sees to it that none of it is followed before it was put back and waited for.
+    pub fn take_withdrawn(&self) -> BTreeSet<TableOid> {
+        std::mem::take(&mut *self.withdrawn.lock())
+    }
+
+    /// What left the publication meanwhile is not known: nothing is followed until that is decided anew for all tables.
+    pub fn doubt(&self) {
+        self.begin_anew();
     }
 
     /// There is no stream: only exclusive tables are served.
@@ -318,6 +340,24 @@ mod tests {
         feed.sample(106_250, Lsn(12));
         assert_eq!(feed.judge(106_250, 5_000), Some(false));
         assert!(feed.serves(table));
+    }
+
+    #[test]
+    fn what_was_withdrawn_is_not_followed_by_what_was_decided_before() {
+        let (table, other) = (TableOid(1), TableOid(2));
+        let feed = following(table);
+        let mut decided = Served::clone(&feed.served());
+        decided.followed.insert(other);
+        feed.withdraw(&BTreeSet::from([table]));
+        assert!(!feed.follows(table));
+        feed.serve(decided.clone(), feed.beginnings());
+        assert!(!feed.follows(table) && feed.follows(other));
+        assert_eq!(feed.take_withdrawn(), BTreeSet::from([table]));
+        assert_eq!(feed.take_withdrawn(), BTreeSet::new());
+        feed.serve(decided, feed.beginnings());
+        assert!(feed.follows(table));
+        feed.doubt();
+        assert!(!feed.follows(table) && !feed.follows(other));
     }
 
     #[test]

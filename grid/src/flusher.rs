@@ -270,12 +270,13 @@ impl Flusher {
     }
 
     async fn take_over(&self, epoch: u64) -> Result<Taken, StoreError> {
-        let known = self.schedule.known();
+        let (known, formers) = (self.schedule.known(), self.schedule.formers());
         let taker = Taker {
             log: self.key(),
             epoch,
             holder: &self.holder,
             has_flushed: known.last > FlushSeq(0) || known.open.is_some(),
+            formers: &formers,
         };
         self.store.take_over(taker).await
     }

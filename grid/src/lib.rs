@@ -20,6 +20,7 @@ pub mod node;
 pub mod ownership;
 pub mod requester;
 pub mod requests;
+pub mod rescue;
 pub mod ripening;
 pub mod rows;
 pub mod schedule;

@@ -18,6 +18,7 @@ mod network;
 mod open;
 mod raft;
 mod recovery;
+mod remains;
 mod segments;
 mod snapshots;
 mod state;
@@ -36,6 +37,7 @@ pub use error::LogError;
 pub use leadership::Leadership;
 pub use members::{Members, Reach};
 pub use network::Peers;
+pub use remains::Remains;
 
 use acks::Acks;
 use answers::Answers;

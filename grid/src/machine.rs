@@ -101,11 +101,10 @@ impl Machine for GridMachine {
             .for_each(|scope| self.ownership.fences.lower(scope));
         let withdrawn = requests.withdrawn();
         drop(requests);
-        self.ownership
-            .feed
-            .unfollow(|table| withdrawn.contains(table));
+        self.ownership.feed.withdraw(&withdrawn);
         if self.live.load(Ordering::SeqCst) {
-            // What it stands for may contain changes of the catalog.
+            // What it stands for may contain changes of the catalog, and tables that left the publication and came back.
+            self.ownership.feed.doubt();
             self.catalog_changes.send_modify(|changes| *changes += 1);
         }
         self.schedule.set_clock(inner.ripening.newest_ms());
@@ -158,16 +157,13 @@ impl GridMachine {
     }
 
     fn hold(&self, held: HeldScope) {
-        let (scope, withdrawn) = (held.scope.clone(), held.withdrawn.clone());
+        let scope = held.scope.clone();
+        let withdrawn = held.withdrawn.iter().copied().collect();
         if !self.requests.lock().hold(held) {
             return;
         }
         self.ownership.begin(&scope);
-        if !withdrawn.is_empty() {
-            self.ownership
-                .feed
-                .unfollow(|table| withdrawn.contains(table));
-        }
+        self.ownership.feed.withdraw(&withdrawn);
     }
 
     fn release(&self, ids: &[RequestId], end: HoldEnd) {

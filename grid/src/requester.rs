@@ -108,7 +108,7 @@ impl Requester {
             }
             tokio::select! {
                 () = tokio::time::sleep(limits::LEADER_RETRY) => {}
-                _ = leadership.changed() => {}
+                Ok(()) = leadership.changed() => {}
             }
             if Instant::now() >= deadline {
                 return Err(GridError::NoLeader);

@@ -7,6 +7,7 @@ use crate::ripening::{Ripening, Taken};
 use crate::scope::Scope;
 use crate::settlement::Known;
 use parking_lot::Mutex;
+use ripen_cachestore::progress::LogIdentity;
 use ripen_pg::ids::{Xid, Xid32};
 use ripen_pg::tuple::Tuple;
 use std::collections::BTreeMap;
@@ -69,6 +70,8 @@ pub(crate) struct Inner {
     pub confirmed_early: Option<FlushSeq>,
     /// What the bytes of everything on its way mean. A table's changes only when nothing of it is.
     pub shapes: Shapes,
+    /// Logs of whose last copies this one was made, the oldest first.
+    pub formers: Vec<LogIdentity>,
     pub coalesced: u64,
     pub written: u64,
 }
@@ -120,6 +123,11 @@ impl Schedule {
     /// What the bytes of everything on its way mean.
     pub fn shapes(&self) -> Shapes {
         self.inner.lock().shapes.clone()
+    }
+
+    /// Logs of whose last copies this one was made, the oldest first.
+    pub fn formers(&self) -> Vec<LogIdentity> {
+        self.inner.lock().formers.clone()
     }
 
     /// The number of the next flush.

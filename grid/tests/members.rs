@@ -422,3 +422,53 @@ async fn without_anybody_to_join_an_empty_directory_stays_empty() {
     assert!(matches!(opened, Err(MemberError::Seeds(_))));
     assert_eq!(log.identity_on_disk().unwrap(), None);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_left_of_a_lost_majority_goes_on_as_another_cluster() {
+    let mut cluster = Cluster::of(3).await;
+    for number in 0..5 {
+        cluster.write(number).await;
+    }
+    cluster.agreed(&[0, 1, 2, 3, 4]).await;
+    let log = LogOptions {
+        segment_bytes: 64 << 10,
+        ..LogOptions::new(cluster.dir(3))
+    };
+    let in_use = log.remains(Numbers::default());
+    assert!(matches!(in_use, Err(LogError::Locked { .. })));
+    let mut addresses = BTreeMap::new();
+    for node in 1..=3 {
+        addresses.insert(node, cluster.stop(node).await);
+    }
+    let numbers = Numbers::default();
+    let mut remains = log.remains(numbers.clone()).unwrap().unwrap();
+    assert_eq!(numbers.get(), [0, 1, 2, 3, 4]);
+    assert!(remains.members.voters.iter().eq([&1, &2, &3]));
+    assert!(remains.found(&cluster.dir(33), 9).is_err(), "a stranger");
+    let made = remains.found(&cluster.dir(33), 3).unwrap();
+    assert_ne!(made, remains.identity);
+    drop(remains);
+    std::fs::remove_dir_all(cluster.dir(3)).unwrap();
+    std::fs::rename(cluster.dir(33), cluster.dir(3)).unwrap();
+    cluster.start(3, &addresses[&3]).await.unwrap();
+    assert_eq!(cluster.running[&3].member.log.identity(), made);
+    cluster.until_voters(&[3]).await;
+    cluster.write(5).await;
+    // One that was lost comes back.
+    cluster.start(1, &addresses[&1]).await.unwrap();
+    let former = cluster.running.remove(&1).unwrap();
+    for node in [7, 8] {
+        cluster.start(node, &cluster.anywhere()).await.unwrap();
+    }
+    cluster.until_voters(&[3, 7, 8]).await;
+    cluster.write(6).await;
+    cluster.agreed(&[0, 1, 2, 3, 4, 5, 6]).await;
+    // Alone it cannot even tell which of its last entries were acknowledged.
+    assert!([0, 1, 2, 3, 4].starts_with(&former.numbers.get()));
+    assert!(!former.member.log.leadership().borrow().here);
+    former.member.close().await;
+    let address = cluster.stop(3).await;
+    cluster.start(3, &address).await.unwrap();
+    cluster.write(7).await;
+    cluster.agreed(&[0, 1, 2, 3, 4, 5, 6, 7]).await;
+}

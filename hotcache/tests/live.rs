@@ -35,6 +35,7 @@ fn taker(number: i32, epoch: u64) -> Taker<'static> {
         epoch,
         holder: "a test",
         has_flushed: false,
+        formers: &[],
     }
 }
 

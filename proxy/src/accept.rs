@@ -1,16 +1,18 @@
 //! From a listening socket to a session: TLS and GSS requests, cancel requests, the startup packet. Never speaks for Postgres beyond that; `login.rs` relays.
 
+use crate::cancels::Turns;
 use crate::carriers::{Accepted, Carriers};
 use crate::limits;
 use crate::login;
 use crate::logins::Logins;
-use crate::registry::{Admission, Cancel, Ending, Registered, Registry};
+use crate::registry::{Admission, Ending, Registered, Registry};
 use crate::relay::link::Link;
 use crate::session::Session;
 use crate::session::answerer::Answerer;
 use crate::tls::{Acceptor, ClientStream};
-use bytes::{BufMut, Bytes, BytesMut};
-use ripen_cachestore::dial::{DialTarget, dial};
+use bytes::{BufMut, Bytes};
+use ripen_cachestore::dial::DialTarget;
+use ripen_grid::cluster::Handle;
 use ripen_pg::sqlstate::{ErrorFields, SqlState};
 use ripen_pg::wire::backend;
 use ripen_pg::wire::startup::{self, CancelKey, FirstPacket, Startup};
@@ -46,6 +48,10 @@ pub struct Front<A> {
     pub logins: Arc<Logins>,
     /// Who is connected.
     pub registry: Arc<Registry>,
+    /// This node among others, whose clients' cancel requests may come here and the other way round; `None`: there are none.
+    pub member: Option<Handle>,
+    /// For those requests.
+    pub cancels: Turns,
     /// Cancelled: no new clients, idle ones are sent away, others end their transactions.
     pub stop: CancellationToken,
     /// Cancelled by [`Front::end_now`]: logins end, too.
@@ -66,6 +72,8 @@ impl<A> Front<A> {
             carriers: Carriers::default(),
             logins: Arc::default(),
             registry: Arc::default(),
+            member: None,
+            cancels: Turns::default(),
             stop: CancellationToken::new(),
             kill: CancellationToken::new(),
         }
@@ -146,7 +154,7 @@ async fn connection<A: Answerer>(stream: ClientStream, peer: String, front: Arc<
         () = front.stop.cancelled() => return,
     };
     match opening {
-        Ok(Ok(Some(Opening::Cancel(key)))) => cancel(&front, key).await,
+        Ok(Ok(Some(Opening::Cancel(key)))) => front.cancel(key).await,
         Ok(Ok(Some(Opening::Session {
             client,
             packet,
@@ -286,44 +294,5 @@ async fn answer_tls<A>(
     match client.into_stream() {
         ClientStream::Tcp(stream) => Ok(Link::new(tls.accept(stream).await?)),
         other => Ok(Link::new(other)),
-    }
-}
-
-/// Hands a cancel request to whoever it is for. As in Postgres, the client is told nothing.
-async fn cancel<A>(front: &Front<A>, key: CancelKey) {
-    let mut body = BytesMut::with_capacity(4 + key.secret.len());
-    body.put_u32(key.pid);
-    body.put_slice(&key.secret);
-    let key = match front.registry.cancel(&body) {
-        Cancel::Upstream(key) => key,
-        Cancel::Unknown => body.freeze(),
-        Cancel::Done => return,
-    };
-    if timeout(limits::CANCEL_TIMEOUT, cancel_upstream(&front.target, &key))
-        .await
-        .is_err()
-    {
-        debug!("a cancel request could not be handed over in time");
-    }
-}
-
-async fn cancel_upstream(target: &DialTarget, key: &[u8]) {
-    let Ok(stream) = dial(target).await else {
-        return;
-    };
-    let Some((pid, secret)) = key.split_first_chunk::<4>() else {
-        return;
-    };
-    let key = CancelKey {
-        pid: u32::from_be_bytes(*pid),
-        secret: secret.to_vec(),
-    };
-    let mut link = Link::new(stream);
-    startup::encode(&mut link.output, &FirstPacket::CancelRequest(key));
-    if link.write_all().await.is_ok() {
-        // Postgres closes once it has signalled: whoever waits for our close may rely on that, too.
-        while link.read_more().await {
-            link.input.clear();
-        }
     }
 }

@@ -20,6 +20,8 @@ pub enum Invocation {
     DeadLetters(Box<Config>, DeadLetters),
     /// Ask the node whose admin server is there.
     Node(String, NodeAsk),
+    /// Let the node of the data folder go on alone; true: whatever may be lost.
+    Recover(Box<Config>, bool),
 }
 
 /// A command to a running node.
@@ -64,6 +66,10 @@ pub fn parse(words: Vec<String>, env: Vec<(String, String)>) -> Result<Invocatio
     match matches.subcommand() {
         Some(("migrate", sub)) if sub.get_flag("print") => Ok(Invocation::PrintMigrations),
         Some(("migrate", sub)) => Ok(Invocation::Migrate(config(sub, env)?)),
+        Some(("recover", sub)) => {
+            let accept_loss = sub.get_flag("accept-loss");
+            Ok(Invocation::Recover(config(sub, env)?, accept_loss))
+        }
         Some(("check-config", sub)) => Ok(Invocation::CheckConfig(config(sub, env)?)),
         Some(("dead-letters", sub)) => {
             let (name, sub) = sub.subcommand().expect("clap asks for a subcommand");
@@ -126,6 +132,13 @@ pub fn command() -> Command {
             Command::new("leave")
                 .about("Go for good: the others go on without this node, and it stops"),
         );
+    let accept_loss = Arg::new("accept-loss")
+        .long("accept-loss")
+        .action(ArgAction::SetTrue)
+        .help("Do it, whatever only the lost nodes had");
+    let recover = Command::new("recover")
+        .about("After the loss of a majority of voters: let the node of this data folder, stopped, go on alone")
+        .arg(accept_loss);
     let print = Arg::new("print")
         .long("print")
         .action(ArgAction::SetTrue)
@@ -139,6 +152,7 @@ pub fn command() -> Command {
         .subcommand(Command::new("migrate").about("Create schema \"ripen\" in the system of record").arg(print))
         .subcommand(dead_letters)
         .subcommand(node)
+        .subcommand(recover)
 }
 
 fn settings() -> Vec<Arg> {
@@ -295,6 +309,22 @@ mod tests {
         assert_eq!(admin, "[::1]:7");
         assert!(words("ripen node status --admin-listen nonsense").is_err());
         assert!(words("ripen node").is_err());
+    }
+
+    #[test]
+    fn a_loss_is_accepted_by_word_only() {
+        for (line, accepted) in [
+            ("ripen recover", false),
+            ("ripen recover --accept-loss", true),
+        ] {
+            let line = format!("{line} --upstream postgres://h/d");
+            let invocation = words(&line);
+            assert!(
+                matches!(&invocation, Ok(Invocation::Recover(_, accept)) if *accept == accepted),
+                "{invocation:?}"
+            );
+        }
+        assert!(words("ripen --accept-loss --upstream postgres://h/d").is_err());
     }
 
     #[test]

@@ -1,8 +1,10 @@
-//! The commands beside serving: migrations, dead letters, nodes. Talk to the system of record, or to a running Ripen where only it can act; never open the log.
+//! The commands beside serving: migrations, dead letters, nodes, recovery. Talk to the system of record, or to a running Ripen where only it can act; `recover` alone opens a log, of a node that does not run.
 
 mod node;
+mod recover;
 
 pub use node::node;
+pub use recover::recover;
 
 use crate::cli::DeadLetters;
 use crate::config::Config;

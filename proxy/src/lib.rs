@@ -2,6 +2,7 @@
 
 pub mod accept;
 pub mod admin;
+pub mod cancels;
 pub mod carriers;
 pub mod cli;
 pub mod commands;

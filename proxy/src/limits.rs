@@ -58,6 +58,18 @@ pub const PARK_UNUSED_AFTER: Duration = Duration::from_secs(1);
 /// Time for a cancel request to be handed over. Reached: it is dropped, as Postgres drops those it cannot match.
 pub const CANCEL_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Time for "ripen recover" to find out whether somebody answers at another node's address. Reached: nobody does.
+pub const RECOVER_LOOK_WAIT: Duration = Duration::from_secs(1);
+
+/// Bytes of a cancel key: a process number and the longest secret of protocol 3.2. A longer one is nobody's, and no other node is asked about it.
+pub const CANCEL_KEY_BYTES_MAX: usize = 4 + 256;
+
+/// Cancel requests about which other nodes are asked at a time: anybody may send such requests, and each costs one question per member. Reached: more wait for a turn.
+pub const CANCELS_ELSEWHERE_MAX: usize = 32;
+
+/// Time for other nodes to say whether a cancel request is for them. Reached: it goes to Postgres as it is.
+pub const CANCEL_ELSEWHERE_TIMEOUT: Duration = Duration::from_secs(3);
+
 /// Time that a session whose client is gone waits for Postgres to end its transaction. Reached: the outcome counts as unknown.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(60);
 

@@ -46,6 +46,7 @@ fn act(invocation: Invocation) -> anyhow::Result<()> {
             Ok(())
         }
         Invocation::Migrate(config) => runtime()?.block_on(commands::migrate(&config)),
+        Invocation::Recover(config, accept_loss) => commands::recover(&config, accept_loss),
         Invocation::Node(admin, ask) => runtime()?.block_on(commands::node(&admin, ask)),
         Invocation::DeadLetters(config, what) => {
             runtime()?.block_on(commands::dead_letters(&config, what))

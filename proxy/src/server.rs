@@ -89,6 +89,9 @@ pub enum StartError {
     /// This node's number.
     #[error(transparent)]
     Identity(#[from] IdentityError),
+    /// The log is not in its place.
+    #[error("\"ripen recover\" was cut short on this data folder; run it again, which finishes it")]
+    Unfinished,
     /// Another Ripen writes to this database.
     #[error(transparent)]
     Claim(#[from] ClaimError),
@@ -166,9 +169,11 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), StartErr
         carriers: Carriers::start(threads)?,
         clients_max: server.config.max_clients,
         dial_timeout: server.config.upstream_wait,
+        member: server.grid.member().cloned(),
         stop,
         ..Front::new(upstream.target, server.engine.clone())
     });
+    front.serve_cancels();
     let control: Arc<dyn NodeControl> = match &node.member {
         Some(member) => Arc::new(Clustered::new(member.operator(), front.stop.clone())),
         None => Arc::new(Alone { log: node.log() }),

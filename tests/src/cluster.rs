@@ -296,6 +296,16 @@ impl Cluster {
         self.nodes[node].ripen.wait_end().await
     }
 
+    /// Waits until a node has ended by itself with an error, and answers all that it logged.
+    ///
+    /// # Errors
+    /// When it lives on, or ends with success.
+    pub async fn refused(&mut self, node: usize) -> anyhow::Result<String> {
+        let log = self.nodes[node].ripen.wait_refusal().await?;
+        self.nodes[node].state = State::Stopped;
+        Ok(log)
+    }
+
     async fn tell(&self, node: usize, what: &str) -> anyhow::Result<()> {
         let told = self.nodes[node].ripen.ask_node(what).await?;
         let words = String::from_utf8_lossy(&told.stderr);

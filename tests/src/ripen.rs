@@ -311,6 +311,17 @@ impl Ripen {
         Ok(command.output().await?)
     }
 
+    /// `ripen recover` on its folder, with these further words.
+    ///
+    /// # Errors
+    /// When the program cannot be run.
+    pub async fn recover(&self, words: &[&str]) -> anyhow::Result<Output> {
+        let mut command = program_at(&self.place)?;
+        command.args(["recover", "--upstream", &self.starts.upstream]);
+        command.arg("--data-dir").arg(self.data_dir()).args(words);
+        Ok(command.output().await?)
+    }
+
     /// A number from `/status`, by the name that `SHOW ripen.status` gives it.
     ///
     /// # Errors

@@ -19,7 +19,7 @@ pub struct Message {
 /// A logged-in connection.
 pub struct Wire {
     stream: TcpStream,
-    port: u16,
+    server: (String, u16),
     /// Every message of the server up to the first ReadyForQuery.
     pub greeting: Vec<Message>,
 }
@@ -38,7 +38,18 @@ impl Wire {
     /// # Errors
     /// When the server refuses; its message is part of the error.
     pub async fn connect_with(port: u16, parameters: &[(&str, &str)]) -> anyhow::Result<Wire> {
-        let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
+        Wire::connect_to(("127.0.0.1", port), parameters).await
+    }
+
+    /// The same at any address.
+    ///
+    /// # Errors
+    /// When the server refuses; its message is part of the error.
+    pub async fn connect_to(
+        server: (&str, u16),
+        parameters: &[(&str, &str)],
+    ) -> anyhow::Result<Wire> {
+        let mut stream = TcpStream::connect(server).await?;
         stream.set_nodelay(true)?;
         let mut body = 196_608u32.to_be_bytes().to_vec();
         for (name, value) in parameters {
@@ -49,7 +60,7 @@ impl Wire {
         stream.write_all(&sized(&body)).await?;
         let mut wire = Wire {
             stream,
-            port,
+            server: (server.0.to_owned(), server.1),
             greeting: Vec::new(),
         };
         wire.greeting = wire.read_until_ready().await?;
@@ -135,17 +146,34 @@ impl Wire {
     /// # Errors
     /// When the server cannot be reached.
     pub async fn cancel(&self) -> anyhow::Result<()> {
+        let (host, port) = &self.server;
+        cancel((host, *port), self.key()?).await
+    }
+
+    /// The cancel key that the server gave: process number and secret.
+    ///
+    /// # Errors
+    /// When it gave none.
+    pub fn key(&self) -> anyhow::Result<&[u8]> {
         let Some(key) = self.greeting.iter().find(|message| message.tag == b'K') else {
             bail!("the server gave no cancel key");
         };
-        let mut body = 80_877_102u32.to_be_bytes().to_vec();
-        body.extend(&key.body);
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).await?;
-        stream.write_all(&sized(&body)).await?;
-        let mut rest = Vec::new();
-        stream.read_to_end(&mut rest).await?;
-        Ok(())
+        Ok(&key.body)
     }
+}
+
+/// Sends a cancel request with that key, and waits until the server has done with it.
+///
+/// # Errors
+/// When the server cannot be reached.
+pub async fn cancel(server: (&str, u16), key: &[u8]) -> anyhow::Result<()> {
+    let mut body = 80_877_102u32.to_be_bytes().to_vec();
+    body.extend(key);
+    let mut stream = TcpStream::connect(server).await?;
+    stream.write_all(&sized(&body)).await?;
+    let mut rest = Vec::new();
+    stream.read_to_end(&mut rest).await?;
+    Ok(())
 }
 
 /// Messages as lines.

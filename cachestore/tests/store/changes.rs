@@ -48,6 +48,7 @@ pub fn taker(epoch: u64) -> Taker<'static> {
         epoch,
         holder: "a test",
         has_flushed: false,
+        formers: &[],
     }
 }
 

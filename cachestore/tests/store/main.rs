@@ -13,4 +13,5 @@ mod refused;
 mod relay;
 mod schema;
 mod server;
+mod succession;
 mod take_over;

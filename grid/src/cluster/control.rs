@@ -28,6 +28,8 @@ pub(crate) enum Question {
     Process,
     /// How is the cluster? Answered by a [`super::status::MemberStatus`] as JSON.
     Status,
+    /// Is a session with that cancel key there? Then what it does is cancelled. Answered by [`encode_done`], when it is.
+    Cancel(Bytes),
 }
 
 /// What the leader says to a wish.
@@ -78,6 +80,10 @@ impl Question {
                 put_u64(&mut out, applied.0);
             }
             Question::Status => out.push(40),
+            Question::Cancel(key) => {
+                out.push(41);
+                put_bytes(&mut out, key);
+            }
         }
         out.into()
     }
@@ -94,6 +100,7 @@ impl Question {
             4 => Question::Leave(reader.u64()?),
             5 => Question::Lease(reader.u64()?, LogIndex(reader.u64()?)),
             40 => Question::Status,
+            41 => Question::Cancel(bytes.slice_ref(reader.bytes()?)),
             _ => return Err(Malformed("unknown question between nodes")),
         };
         reader.end()?;
@@ -163,6 +170,15 @@ pub(crate) fn decode_number(bytes: &[u8]) -> Result<u64, Malformed> {
     Reader::new(bytes).u64()
 }
 
+/// Whether it is done.
+pub(crate) fn encode_done(done: bool) -> Bytes {
+    Bytes::from_static(if done { &[1] } else { &[0] })
+}
+
+pub(crate) fn decode_done(bytes: &[u8]) -> bool {
+    bytes == [1]
+}
+
 fn text(reader: &mut Reader<'_>) -> Result<String, Malformed> {
     let bytes = reader.bytes()?.to_vec();
     String::from_utf8(bytes).map_err(|_| Malformed("an address is not text"))
@@ -184,6 +200,7 @@ mod tests {
             Question::Everywhere(LogIndex(9)),
             Question::Process,
             Question::Status,
+            Question::Cancel(Bytes::from_static(b"\0\0\0\x07key")),
         ] {
             assert_eq!(Question::decode(&question.encode()), Ok(question));
         }
@@ -203,6 +220,10 @@ mod tests {
             assert_eq!(decode_lease(&encode_lease(lease)), Ok(lease));
         }
         assert_eq!(decode_number(&encode_number(7)), Ok(7));
+        assert_eq!(
+            [true, false].map(|done| decode_done(&encode_done(done))),
+            [true, false]
+        );
         assert!(Question::decode(&Bytes::from_static(b"")).is_err());
     }
 }

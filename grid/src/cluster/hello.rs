@@ -31,7 +31,7 @@ pub enum Refusal {
     },
     /// Of another cluster.
     #[error(
-        "it belongs to another cluster ({theirs:016x}, not {ours:016x}): check the addresses, or give it an empty data folder"
+        "it belongs to another cluster ({theirs:016x}, not {ours:016x}): check the addresses; a node whose cluster was recovered without it (\"ripen recover\") needs an empty data folder"
     )]
     Cluster {
         /// The other's.

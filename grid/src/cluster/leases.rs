@@ -96,8 +96,9 @@ impl Leases {
                 Duration::from_millis(next.saturating_sub(self.now_ms()))
             });
             tokio::select! {
-                _ = leadership.changed() => {}
-                _ = applied.changed() => {}
+                // A log that has ended tells nothing any more, at once and for ever: then only the others count.
+                Ok(()) = leadership.changed() => {}
+                Ok(()) = applied.changed() => {}
                 () = self.changed.notified() => {}
                 () = tokio::time::sleep(next.min(RENEW_PERIOD)) => {}
             }
@@ -120,7 +121,7 @@ impl Leases {
                 log.acknowledge(acknowledged);
             }
             tokio::select! {
-                _ = applied.changed() => {}
+                Ok(()) = applied.changed() => {}
                 () = tokio::time::sleep(RENEW_PERIOD) => {}
             }
         }

@@ -21,7 +21,7 @@ pub(crate) const SECRET_ROUNDS: u32 = 600_000;
 pub(crate) const SECRET_BYTES_MIN: usize = 16;
 
 /// How often a lease is renewed when nothing else makes a node ask: several times before it ends.
-pub(crate) const RENEW_PERIOD: Duration = Duration::from_millis(80);
+pub(crate) const RENEW_PERIOD: Duration = Duration::from_millis(60);
 
 /// How long a node waits for another's answer about the membership.
 pub(crate) const ASK_PATIENCE: Duration = Duration::from_secs(2);

@@ -47,6 +47,8 @@ struct Link {
     open: Mutex<Option<Arc<Connection>>>,
     /// Only one at a time connects.
     connecting: tokio::sync::Mutex<()>,
+    /// Why there was no connection, as it was said last.
+    complaint: Mutex<String>,
 }
 
 struct Connection {
@@ -143,9 +145,23 @@ impl Link {
         let ours = shared.ours.lock().clone();
         let connecting = connect((shared.dial)(address.to_owned()), ours);
         let connected = tokio::time::timeout(HELLO_TIMEOUT, connecting).await;
-        let connection = connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
+        let connected = connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+        let connection = connected.inspect_err(|error| self.complain(address, error))?;
         *self.open.lock() = Some(connection.clone());
         Ok(connection)
+    }
+
+    /// That a node is away is nothing new to whoever asks it. That it does not want this one is for people, once.
+    fn complain(&self, address: &str, error: &io::Error) {
+        let text = error.to_string();
+        let mut complaint = self.complaint.lock();
+        if error.kind() == io::ErrorKind::Other && *complaint != text {
+            tracing::warn!(
+                address,
+                "there is no talking to the node at that address: {text}"
+            );
+            *complaint = text;
+        }
     }
 
     /// A connection that has been silent for as long as somebody waited may be dead without knowing it.

@@ -1,8 +1,10 @@
 //! A node as a member of its cluster: founds or joins it, carries the log's messages, and, where it leads, keeps the membership as it should be. Does; who has a
 //! voice, `membership` decides.
 
+mod cancels;
 mod operator;
 
+pub use cancels::Cancels;
 pub use operator::{DrainError, Operator};
 
 use super::control::{Question, Told, decode_lease, decode_number, encode_lease, encode_number};
@@ -89,6 +91,7 @@ pub(super) struct Shared {
     /// Drawn for this process.
     process: u64,
     desk: OnceLock<Desk>,
+    cancels: OnceLock<Cancels>,
     address: String,
     cluster: OnceLock<u64>,
     log: OnceLock<Log>,
@@ -140,6 +143,7 @@ impl Member {
             node: log.node,
             process: options.process,
             desk: OnceLock::new(),
+            cancels: OnceLock::new(),
             address: log.address.clone(),
             cluster: OnceLock::new(),
             log: OnceLock::new(),
@@ -399,6 +403,7 @@ impl Shared {
                 Ok(encode_number(log.acknowledged().0))
             }
             Question::Process => Ok(encode_number(self.process)),
+            Question::Cancel(key) => Ok(self.cancel(key).await),
             Question::Lease(node, applied) => {
                 let grant = self.leases.grant(log, node, applied);
                 Ok(encode_lease(grant.map(|grant| (grant, log.acknowledged()))))

@@ -33,3 +33,10 @@ pub(crate) const PEER_BACKOFF: std::time::Duration = std::time::Duration::from_m
 
 /// How long a stopping node of several waits for what it has proposed to be decided. Then that is left to the others.
 pub(crate) const STOP_WAIT: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// How often a leader says that it is there. What it was confirmed by is at most so old when it grants a lease.
+pub(crate) const HEARTBEAT_MS: u64 = 60;
+
+/// After how long without a word from the leader others want to lead: its own lease (the end of the range) and a random part of the range on top, so 550 to 700 ms. Short, since nothing
+/// can be written meanwhile; long enough that a busy machine does not change leaders, which loses nothing but costs the same time.
+pub(crate) const ELECTION_MS: std::ops::Range<u64> = 200..350;

@@ -20,7 +20,7 @@ pub struct Members {
 }
 
 impl Members {
-    fn of(membership: &Membership) -> Members {
+    pub(super) fn of(membership: &Membership) -> Members {
         let nodes = membership.nodes();
         Members {
             addresses: nodes.map(|(id, node)| (*id, node.addr.clone())).collect(),

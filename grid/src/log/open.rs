@@ -7,6 +7,7 @@ use super::health::Health;
 use super::index::SharedIndex;
 use super::jobs::Queue;
 use super::leadership::Leadership;
+use super::limits::{ELECTION_MS, HEARTBEAT_MS};
 use super::network::{Addresses, Network, Nobody, Peers};
 use super::raft::Types;
 use super::recovery::{ADVICE, Recovered, recover};
@@ -131,7 +132,7 @@ pub(crate) fn identity(directory: &Directory) -> Result<Option<u64>, LogError> {
     recover(directory).map(|recovered| recovered.identity)
 }
 
-fn lock(directory: &Directory) -> Result<LockGuard, LogError> {
+pub(super) fn lock(directory: &Directory) -> Result<LockGuard, LogError> {
     let (disk, dir) = (&directory.disk, &directory.path);
     disk.create_dir(dir)
         .map_err(|error| LogError::io("create", dir, error))?;
@@ -145,9 +146,8 @@ fn open_files(directory: &Directory, joins: Option<u64>) -> Result<Files, LogErr
     let recovered = recover(directory)?;
     let (snapshot, damage) = newest(directory)?;
     check_agreement(directory, &recovered, snapshot.as_ref(), damage)?;
-    // Any number that another log is unlikely to have will do, but 0, which `ripen.progress` had before logs had identities.
     let identity = recovered.identity.or(joins);
-    let identity = identity.unwrap_or_else(|| RandomState::new().hash_one(0u64).max(1));
+    let identity = identity.unwrap_or_else(draw_identity);
     Ok(Files {
         lock,
         identity,
@@ -156,8 +156,13 @@ fn open_files(directory: &Directory, joins: Option<u64>) -> Result<Files, LogErr
     })
 }
 
+/// Any number that another log is unlikely to have will do, but 0, which `ripen.progress` had before logs had identities.
+pub(super) fn draw_identity() -> u64 {
+    RandomState::new().hash_one(0u64).max(1)
+}
+
 /// Segments and snapshot must be of one log and leave nothing out between them.
-fn check_agreement(
+pub(super) fn check_agreement(
     directory: &Directory,
     recovered: &Recovered,
     snapshot: Option<&Snapshot>,
@@ -237,9 +242,9 @@ async fn start_raft(
 fn config() -> Result<Config, LogError> {
     let config = Config {
         cluster_name: "ripen".to_owned(),
-        heartbeat_interval: 100,
-        election_timeout_min: 300,
-        election_timeout_max: 600,
+        heartbeat_interval: HEARTBEAT_MS,
+        election_timeout_min: ELECTION_MS.start,
+        election_timeout_max: ELECTION_MS.end,
         enable_pre_vote: Some(true),
         // Each opening shall have a term of its own: it fences what an earlier life of this process left behind in Postgres.
         enable_leader_restore: Some(false),

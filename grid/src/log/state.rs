@@ -5,7 +5,7 @@ use super::command::LogIndex;
 use super::error::LogError;
 use super::health::{Health, add, get};
 use super::network::Addresses;
-use super::raft::{Batch, LogId, Payload, SnapshotMeta, StoredMembership, Types};
+use super::raft::{Batch, LogId, Membership, Payload, SnapshotMeta, StoredMembership, Types};
 use super::snapshots::{Snapshot, SnapshotFile, Snapshots};
 use futures_util::{Stream, TryStreamExt};
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
@@ -78,7 +78,10 @@ impl State {
         self.health.applied.send_replace(LogIndex(index));
     }
 
-    fn apply_entry(&mut self, (entry, responder): EntryResponder<Types>) -> Result<(), LogError> {
+    pub(super) fn apply_entry(
+        &mut self,
+        (entry, responder): EntryResponder<Types>,
+    ) -> Result<(), LogError> {
         let index = entry.log_id.index;
         let mut counts = true;
         match &entry.payload {
@@ -122,6 +125,25 @@ impl State {
         Ok(true)
     }
 
+    pub(super) fn membership(&self) -> &Membership {
+        self.membership.membership()
+    }
+
+    pub(super) fn at_ms(&self) -> u64 {
+        self.at_ms
+    }
+
+    /// All of it, now.
+    pub(super) fn snapshot(&mut self) -> Snapshot {
+        Snapshot {
+            identity: self.snapshots.identity(),
+            meta: self.meta(),
+            at_ms: self.at_ms,
+            from_synced_log: self.durable,
+            state: self.machine.get_mut().snapshot(),
+        }
+    }
+
     fn meta(&self) -> SnapshotMeta {
         SnapshotMeta {
             last_log_id: self.applied,
@@ -162,13 +184,7 @@ impl RaftStateMachine<Types> for State {
         let written = get(&self.health.counters.written_bytes);
         Builder {
             covered_bytes: written,
-            snapshot: Some(Snapshot {
-                identity: self.snapshots.identity(),
-                meta: self.meta(),
-                at_ms: self.at_ms,
-                from_synced_log: self.durable,
-                state: self.machine.get_mut().snapshot(),
-            }),
+            snapshot: Some(self.snapshot()),
             snapshots: self.snapshots.clone(),
             health: self.health.clone(),
         }

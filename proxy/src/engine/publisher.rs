@@ -5,13 +5,13 @@
 
 mod standing;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use ripen_cachestore::{Store, StoreError};
 use ripen_grid::feed::Served;
 use ripen_grid::grid::Grid;
 use ripen_hotcache::publication::{self, Author, PublicationError};
 use ripen_pg::ids::{TableOid, Xid};
-use standing::{Asked, Place, Standing};
+use standing::{Asked, Standing};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
 
@@ -98,7 +98,7 @@ impl Publisher {
                 unwanted,
                 leads,
             };
-            self.standing.lock().wish(&asked)
+            self.standing().wish(&asked)
         };
         let mut client = self.store.client().await?;
         let done = publication::ensure(&mut client, PUBLICATION, self.author, &wish).await?;
@@ -107,7 +107,7 @@ impl Publisher {
             Some(known) => known,
         };
         // Nothing may fail from here on: what is fresh is told once.
-        let (tables, fresh) = self.standing.lock().note(&done);
+        let (tables, fresh) = self.standing().note(&done);
         let horizon = (!fresh.is_empty()).then_some(horizon);
         Ok(Published {
             tables,
@@ -122,7 +122,7 @@ impl Publisher {
     ///
     /// `beginnings`: how often the stream had begun anew when this was decided ([`ripen_grid::feed::Feed::serve`]).
     pub fn serve(&self, mut served: Served, beginnings: u64) {
-        let standing = self.standing.lock();
+        let standing = self.standing();
         let held = self.grid.requests.lock().withdrawn();
         served
             .followed
@@ -137,7 +137,7 @@ impl Publisher {
     /// Takes these tables out of the publication until the answer is dropped; then the upkeep puts back what may be. The caller holds them: what is in memory is
     /// fenced. What cannot be had (a lock that this very transaction has) is logged: Postgres then says what it says.
     pub async fn withdraw(self: &Arc<Self>, tables: BTreeSet<TableOid>) -> Withdrawn {
-        let withdrawn = self.keep_out(Place::Here, tables);
+        let withdrawn = self.keep_out(tables);
         let _one_at_a_time = self.changing.lock().await;
         let published = self.unpublished(&withdrawn.tables);
         if !published.is_empty()
@@ -154,15 +154,6 @@ impl Publisher {
         tables.difference(&held).copied().collect()
     }
 
-    /// Another node takes these tables out of the publication: they are not followed here any more, and the upkeep here does not put them back before the answer is dropped.
-    /// Does nothing to the publication itself. At once.
-    pub fn withdrawn_elsewhere(self: &Arc<Self>, tables: BTreeSet<TableOid>) -> Withdrawn {
-        let withdrawn = self.keep_out(Place::Elsewhere, tables);
-        let tables = &withdrawn.tables;
-        self.grid.feed.unfollow(|table| tables.contains(table));
-        withdrawn
-    }
-
     /// The stream has passed the place where these tables left the publication: from there on it tells nothing of them, so they are not followed until the upkeep has seen
     /// them there again. Answers whether it has something to do; our own changes are known.
     pub fn left(&self, author: Author, tables: &[TableOid]) -> bool {
@@ -170,17 +161,23 @@ impl Publisher {
             return false;
         }
         let tables: BTreeSet<TableOid> = tables.iter().copied().collect();
-        let mut standing = self.standing.lock();
+        let mut standing = self.standing();
         standing.lose(&tables);
         self.grid.feed.unfollow(|table| tables.contains(table));
         true
     }
 
-    fn keep_out(self: &Arc<Self>, place: Place, tables: BTreeSet<TableOid>) -> Withdrawn {
-        self.standing.lock().withdraw(place, &tables);
+    /// What is known, with what the log has told of other nodes: they may have taken tables out and put them back since anybody looked.
+    fn standing(&self) -> MutexGuard<'_, Standing> {
+        let mut standing = self.standing.lock();
+        standing.lose(&self.grid.feed.take_withdrawn());
+        standing
+    }
+
+    fn keep_out(self: &Arc<Self>, tables: BTreeSet<TableOid>) -> Withdrawn {
+        self.standing.lock().withdraw(&tables);
         Withdrawn {
             publisher: self.clone(),
-            place,
             tables,
         }
     }
@@ -207,13 +204,14 @@ impl Publisher {
 /// Keeps tables out of the publication while it lives.
 pub struct Withdrawn {
     publisher: Arc<Publisher>,
-    place: Place,
     tables: BTreeSet<TableOid>,
 }
 
 impl Drop for Withdrawn {
     fn drop(&mut self) {
-        let mut standing = self.publisher.standing.lock();
-        standing.give_back(self.place, &self.tables);
+        self.publisher.standing.lock().give_back(&self.tables);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -63,12 +63,12 @@ pub fn number(
     mut chance: impl FnMut() -> u64,
 ) -> Result<u64, IdentityError> {
     let path = folder.join(FILE);
-    match (read(&path)?, known) {
+    match (read_file(&path)?, known) {
         (Some(number), _) => Ok(number),
         (None, Known { log: false, .. }) => {
             write(folder, drawn(&mut chance)).map_err(|error| failed(&path, error))?;
             // Another process may have been quicker.
-            read(&path)?.ok_or(IdentityError::Missing { path })
+            read_file(&path)?.ok_or(IdentityError::Missing { path })
         }
         (None, Known { cluster: false, .. }) => Ok(NUMBER_BEFORE),
         (None, _) => Err(IdentityError::Missing { path }),
@@ -81,7 +81,15 @@ fn drawn(chance: &mut impl FnMut() -> u64) -> u64 {
     good.expect("chance does not say the same for ever")
 }
 
-fn read(path: &Path) -> Result<Option<u64>, IdentityError> {
+/// The number that the folder has. Blocks.
+///
+/// # Errors
+/// When the file cannot be read, or has no number.
+pub fn read(folder: &Path) -> Result<Option<u64>, IdentityError> {
+    read_file(&folder.join(FILE))
+}
+
+fn read_file(path: &Path) -> Result<Option<u64>, IdentityError> {
     let text = match fs::read(path) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),

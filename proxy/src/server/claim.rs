@@ -34,6 +34,17 @@ pub enum ClaimError {
         /// Its connection.
         backend: i32,
     },
+    /// A former member.
+    #[error(
+        "this data folder is of no more use: its log ({own:016x}) was recovered by another node after the loss of a majority, and goes on as log {heir:016x}; \
+         to let this node join the others, move the folder away and start it with an empty one and \"join\""
+    )]
+    Succeeded {
+        /// The folder's log.
+        own: u64,
+        /// What was made of it.
+        heir: u64,
+    },
     /// Later.
     #[error(
         "another Ripen has taken over the write-behind queue of this database: {0}; what is pending here stays in the data folder, \
@@ -161,6 +172,9 @@ impl Claiming {
     ) -> Result<StoreError, ClaimError> {
         let mut taken = false;
         loop {
+            if let Some(lost) = self.check_succession(claim).await? {
+                return Ok(lost);
+            }
             if !taken {
                 taken = match claim.take().await {
                     Ok(None) => true,
@@ -184,6 +198,22 @@ impl Claiming {
                 Err(error) => return Ok(error),
             }
             sleep(CLAIM_PERIOD).await;
+        }
+    }
+
+    /// Ends a former member of a cluster that was recovered. An error of Postgres is answered: the claim's connection is lost then.
+    async fn check_succession(&self, claim: &Claim) -> Result<Option<StoreError>, ClaimError> {
+        let Some(identity) = self.cluster else {
+            return Ok(None);
+        };
+        let number = self.log_number;
+        match claim.successor(LogKey { number, identity }).await {
+            Ok(None) => Ok(None),
+            Ok(Some(heir)) => Err(ClaimError::Succeeded {
+                own: identity.0,
+                heir: heir.0,
+            }),
+            Err(error) => Ok(Some(error)),
         }
     }
 

@@ -2,6 +2,7 @@
 
 use crate::config::{ClusterConfig, Config};
 use crate::nodes::identity::{self, Known};
+use crate::nodes::recovery;
 use crate::server::StartError;
 use ripen_grid::cluster::{Keys, MemberOptions};
 use ripen_grid::log::LogOptions;
@@ -18,6 +19,9 @@ pub async fn member(
     let folder = config.data_dir.clone();
     let (log_options, has_cluster) = (log.clone(), cluster.is_some());
     let prepared = tokio::task::spawn_blocking(move || {
+        if recovery::is_unfinished(&folder) {
+            return Err(StartError::Unfinished);
+        }
         std::fs::create_dir_all(&folder)?;
         let known = log_options.identity_on_disk()?;
         let facts = Known {

@@ -32,15 +32,6 @@ impl Withdrawals {
     }
 }
 
-/// Who has had tables taken out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place {
-    /// A session of this process: they are out of the publication, and stay out.
-    Here,
-    /// One of another node, which sees to the publication itself.
-    Elsewhere,
-}
-
 /// How the publication is to be asked for.
 pub(super) struct Asked<'a> {
     /// Tables that shall be followed.
@@ -57,7 +48,6 @@ pub(super) struct Standing {
     /// What is in the publication, as far as this process has seen to it. `None`: whatever an earlier one has left there.
     published: Option<BTreeSet<TableOid>>,
     here: Withdrawals,
-    elsewhere: Withdrawals,
     /// What others took out since the publication was last asked for.
     told: BTreeSet<TableOid>,
     /// Others took something out before, and nobody has looked in turn since.
@@ -72,25 +62,16 @@ impl Standing {
     }
 
     pub fn may_be_served(&self, table: &TableOid) -> bool {
-        self.is_published(table) && !self.here.have(table) && !self.elsewhere.have(table)
+        self.is_published(table) && !self.here.have(table)
     }
 
-    /// Keeps tables out until they are given back.
-    pub fn withdraw(&mut self, place: Place, tables: &BTreeSet<TableOid>) {
-        match place {
-            Place::Here => self.here.add(tables),
-            Place::Elsewhere => {
-                self.elsewhere.add(tables);
-                self.lose(tables);
-            }
-        }
+    /// A session of this process has them out of the publication: they stay out until they are given back.
+    pub fn withdraw(&mut self, tables: &BTreeSet<TableOid>) {
+        self.here.add(tables);
     }
 
-    pub fn give_back(&mut self, place: Place, tables: &BTreeSet<TableOid>) {
-        match place {
-            Place::Here => self.here.remove(tables),
-            Place::Elsewhere => self.elsewhere.remove(tables),
-        }
+    pub fn give_back(&mut self, tables: &BTreeSet<TableOid>) {
+        self.here.remove(tables);
     }
 
     /// Others have taken them out of the publication, or are about to.
@@ -116,15 +97,12 @@ impl Standing {
             // One decides for all, and only about what it knows: another may know newer tables.
             Some(leads) => {
                 let unwanted = asked.unwanted.iter().filter(|_| leads);
-                let unwanted = unwanted.filter(|table| !self.elsewhere.have(table));
                 let but = unwanted.chain(self.here.0.keys()).copied().collect();
                 Others::Stay { but }
             }
         };
         Wish {
-            tables: wanted
-                .filter(|table| !self.here.have(table) && !self.elsewhere.have(table))
-                .collect(),
+            tables: wanted.filter(|table| !self.here.have(table)).collect(),
             others,
             in_turn: self.doubtful,
         }
@@ -169,16 +147,14 @@ mod tests {
     #[test]
     fn a_table_is_withdrawn_until_the_last_transaction_has_given_it_back() {
         let (mut standing, tables) = (Standing::default(), set(&[1]));
-        for place in [Place::Here, Place::Elsewhere] {
-            standing.withdraw(place, &tables);
-            standing.withdraw(place, &tables);
-            standing.give_back(place, &tables);
-            assert!(!standing.may_be_served(&TableOid(1)));
-            assert_eq!(wish(&mut standing, None).tables, set(&[2]));
-            standing.give_back(place, &tables);
-            assert!(standing.may_be_served(&TableOid(1)));
-            assert_eq!(wish(&mut standing, None).tables, set(&[1, 2]));
-        }
+        standing.withdraw(&tables);
+        standing.withdraw(&tables);
+        standing.give_back(&tables);
+        assert!(!standing.may_be_served(&TableOid(1)));
+        assert_eq!(wish(&mut standing, None).tables, set(&[2]));
+        standing.give_back(&tables);
+        assert!(standing.may_be_served(&TableOid(1)));
+        assert_eq!(wish(&mut standing, None).tables, set(&[1, 2]));
     }
 
     #[test]
@@ -229,14 +205,13 @@ mod tests {
     #[test]
     fn a_node_that_does_not_lead_takes_out_only_what_its_own_sessions_need() {
         let mut standing = Standing::default();
-        standing.withdraw(Place::Here, &set(&[1]));
-        standing.withdraw(Place::Elsewhere, &set(&[2, 8]));
+        standing.withdraw(&set(&[1]));
         let but = |leads, standing: &mut Standing| match wish(standing, leads).others {
             Others::Go => None,
             Others::Stay { but } => Some(but),
         };
         assert_eq!(but(None, &mut standing), None);
         assert_eq!(but(Some(false), &mut standing), Some(set(&[1])));
-        assert_eq!(but(Some(true), &mut standing), Some(set(&[1, 9])));
+        assert_eq!(but(Some(true), &mut standing), Some(set(&[1, 8, 9])));
     }
 }
