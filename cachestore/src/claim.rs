@@ -2,7 +2,8 @@
 //! there is one. Correctness never rests on it (a pooler or a lost connection may give it to two, or leave it behind): that is the epoch of `ripen.progress`.
 //!
 //! A Ripen alone has the lock exclusively. Nodes of one cluster share it; each has a second lock beforehand, whose key is the identity of their log, so who holds the
-//! first without that second one is a foreigner. Of several who come at once, from two clusters, only the first finds nobody there.
+//! first without that second one is a foreigner. Of several who come at once, from two clusters, only the first finds nobody there. Who goes on for another cluster's log
+//! (`ripen recover`) shares the lock with its nodes, so that it comes to take over from them, which ends them.
 
 use crate::advisory;
 use crate::error::StoreError;
@@ -14,7 +15,8 @@ use deadpool_postgres::ClientWrapper;
 pub struct Claim {
     client: ClientWrapper,
     number: i32,
-    cluster: Option<LogIdentity>,
+    /// Whose nodes share it: this one's log, then those that it was made of. None: nobody's.
+    shared_by: Vec<LogIdentity>,
 }
 
 /// Who has it instead.
@@ -34,11 +36,11 @@ const JOIN: &str = "WITH alone AS MATERIALIZED (SELECT pg_try_advisory_lock($1, 
      freed AS MATERIALIZED (SELECT first, joined, CASE WHEN first THEN pg_advisory_unlock($1, $2) END AS unlocked FROM shared) \
      SELECT first, joined, unlocked FROM freed";
 
-/// One who holds the lock and has not said that it is of that log.
+/// One who holds the lock and has not said that it is of one of those logs.
 const HOLDER: &str = "WITH locks AS MATERIALIZED (SELECT pid, mode, classid::int8 AS high, objid::int8 AS low, objsubid FROM pg_locks \
        WHERE locktype = 'advisory' AND granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database())) \
      SELECT pid, mode <> 'ExclusiveLock' FROM locks held WHERE high = $1::int4 AND low = $2::int4 AND objsubid = 2 AND pid <> pg_backend_pid() \
-     AND NOT EXISTS (SELECT FROM locks said WHERE said.pid = held.pid AND said.objsubid = 1 AND (said.high << 32 | said.low) = $3::int8) LIMIT 1";
+     AND NOT EXISTS (SELECT FROM locks said WHERE said.pid = held.pid AND said.objsubid = 1 AND (said.high << 32 | said.low) = ANY ($3::int8[])) LIMIT 1";
 
 impl Store {
     /// A connection to claim the logs of that number by, for a Ripen alone. Not of the pool.
@@ -47,19 +49,23 @@ impl Store {
         Ok(Claim {
             client,
             number,
-            cluster: None,
+            shared_by: Vec::new(),
         })
     }
 
-    /// The same for a node of the cluster that has that log.
-    pub async fn claim_as_member(&self, log: LogKey) -> Result<Claim, StoreError> {
+    /// The same for a node of the cluster that has that log, which was made of the `formers`.
+    pub async fn claim_as_member(
+        &self,
+        log: LogKey,
+        formers: &[LogIdentity],
+    ) -> Result<Claim, StoreError> {
         let client = connect(self.upstream()).await?;
         let sql = "SELECT pg_advisory_lock_shared($1)";
         client.execute(sql, &[&log.identity.stored()]).await?;
         Ok(Claim {
             client,
             number: log.number,
-            cluster: Some(log.identity),
+            shared_by: [&[log.identity], formers].concat(),
         })
     }
 }
@@ -67,9 +73,9 @@ impl Store {
 impl Claim {
     /// Takes the lock if nobody has it who must not. `None`: it is ours. Must not be repeated once it is. Cancelled, drop the claim.
     pub async fn take(&self) -> Result<Option<Claimant>, StoreError> {
-        match self.cluster {
-            None => self.take_alone().await,
-            Some(_) => self.join().await,
+        match self.shared_by.is_empty() {
+            true => self.take_alone().await,
+            false => self.join().await,
         }
     }
 
@@ -103,12 +109,13 @@ impl Claim {
         Ok(foreigner)
     }
 
-    /// One who has the lock, unless it is of the same cluster.
+    /// One who has the lock, unless it may be shared with that one.
     async fn holder(&self) -> Result<Option<Claimant>, StoreError> {
-        let identity = self.cluster.map(LogIdentity::stored);
+        let shared_by = self.shared_by.iter().copied().map(LogIdentity::stored);
+        let shared_by: Vec<i64> = shared_by.collect();
         let holder = self
             .client
-            .query_opt(HOLDER, &[&advisory::CLAIM, &self.number, &identity])
+            .query_opt(HOLDER, &[&advisory::CLAIM, &self.number, &shared_by])
             .await?;
         let Some(holder) = holder else {
             return Ok(None);

@@ -157,7 +157,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), StartErr
         log_number: LOG_NUMBER,
         cluster: node.member.as_ref().map(|_| node.key().identity),
         holder,
-        leads: server.grid.clone(),
+        grid: server.grid.clone(),
         claimed: claim,
     };
     let claim = server.tasks.spawn(claiming.run(server.stop.clone()));

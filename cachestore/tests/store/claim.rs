@@ -18,7 +18,13 @@ async fn alone(bench: &Bench) -> Claim {
 }
 
 async fn member(bench: &Bench, log: LogKey) -> Claim {
-    bench.store().claim_as_member(log).await.unwrap()
+    bench.store().claim_as_member(log, &[]).await.unwrap()
+}
+
+/// A node of a log that was made of `LOG`.
+async fn heir(bench: &Bench, log: LogKey) -> Claim {
+    let claim = bench.store().claim_as_member(log, &[LOG.identity]).await;
+    claim.unwrap()
 }
 
 async fn takes(claim: &Claim) -> bool {
@@ -91,6 +97,22 @@ async fn a_node_is_refused_by_a_ripen_alone() {
     drop(lonely);
     until_taken(&node).await;
     assert!(takes(&member(&bench, LOG).await).await);
+}
+
+#[tokio::test]
+async fn who_goes_on_for_a_log_is_not_kept_out_by_its_nodes() {
+    let bench = Bench::new(T).await;
+    let former = member(&bench, LOG).await;
+    assert!(takes(&former).await);
+    let (first, second) = (heir(&bench, FOREIGN).await, heir(&bench, FOREIGN).await);
+    assert!(takes(&first).await && takes(&second).await);
+    // Who comes back in the name of the former log is kept out, and so is a second log that was made of it.
+    assert!(!takes(&member(&bench, LOG).await).await);
+    let other = LogKey {
+        identity: LogIdentity(8),
+        ..LOG
+    };
+    assert!(!takes(&heir(&bench, other).await).await);
 }
 
 #[tokio::test]

@@ -127,7 +127,7 @@ pub struct Claiming {
     /// This process.
     pub holder: Holder,
     /// Has taken over once its queue is settled.
-    pub leads: Arc<Grid>,
+    pub grid: Arc<Grid>,
     /// Becomes true when the database may be worked on.
     pub claimed: watch::Sender<bool>,
 }
@@ -156,9 +156,8 @@ impl Claiming {
         match self.cluster {
             None => self.store.claim(number).await,
             Some(identity) => {
-                self.store
-                    .claim_as_member(LogKey { number, identity })
-                    .await
+                let (log, formers) = (LogKey { number, identity }, self.grid.schedule.formers());
+                self.store.claim_as_member(log, &formers).await
             }
         }
     }
@@ -189,7 +188,7 @@ impl Claiming {
                 // Nobody may be listening any more.
                 let _ = self.claimed.send(true);
             }
-            let led = self.leads.settled();
+            let led = self.grid.settled();
             match claim.owner().await {
                 Ok(Some(owner)) if self.superseded(led, own, &owner) => {
                     return Err(ClaimError::Superseded(owner.holder));
