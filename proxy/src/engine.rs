@@ -459,7 +459,10 @@ impl Answerer for Engine {
                 ));
             }
             if !self.grid.is_sure() {
-                return Err(no_lease());
+                if !self.grid.until_sure().await {
+                    return Err(no_lease());
+                }
+                continue;
             }
             match self.try_read(plan, &keys, params, formats, asker.settings, out)? {
                 Ok(rows) => {

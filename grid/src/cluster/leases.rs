@@ -1,10 +1,11 @@
 //! A node's leases: asks its leader for one, gives them where it leads, and lets commits be acknowledged. Does; what is right, `lease` decides.
 
 use super::lease::{Grant, LEASE_MS, Lease, Lessor};
-use super::limits::RENEW_PERIOD;
+use super::limits::{LEASE_HOPE, RENEW_PERIOD};
 use crate::log::{Log, LogIndex};
 use parking_lot::Mutex;
 use std::future::Future;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -16,6 +17,8 @@ pub(crate) struct Leases {
     state: Mutex<State>,
     /// Somebody reported or asked.
     changed: Notify,
+    /// When this node was last seen to have a lease.
+    last_ms: AtomicU64,
 }
 
 #[derive(Default)]
@@ -32,6 +35,7 @@ impl Leases {
             begun: Instant::now(),
             state: Mutex::default(),
             changed: Notify::new(),
+            last_ms: AtomicU64::new(0),
         }
     }
 
@@ -50,6 +54,12 @@ impl Leases {
                 .is_some_and(|ms| now_ms < ms + LEASE_MS),
             None => state.held.holds(log.applied(), now_ms),
         }
+    }
+
+    /// Whether a lease that is not there is soon to be: this node had one, or was started, not longer ago than finding a leader takes.
+    pub(crate) fn may_read_soon(&self) -> bool {
+        let last = Duration::from_millis(self.last_ms.load(Ordering::Relaxed));
+        self.begun.elapsed().saturating_sub(last) < LEASE_HOPE
     }
 
     /// A node that has applied the log up to there asks.
@@ -119,6 +129,9 @@ impl Leases {
             {
                 self.state.lock().held.granted(grant, asked_ms);
                 log.acknowledge(acknowledged);
+            }
+            if self.may_read(log) {
+                self.last_ms.store(self.now_ms(), Ordering::Relaxed);
             }
             tokio::select! {
                 Ok(()) = applied.changed() => {}

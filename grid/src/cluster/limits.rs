@@ -23,6 +23,12 @@ pub(crate) const SECRET_BYTES_MIN: usize = 16;
 /// How often a lease is renewed when nothing else makes a node ask: several times before it ends.
 pub(crate) const RENEW_PERIOD: Duration = Duration::from_millis(60);
 
+/// How long after its last lease a node's reads wait for the next one: longer than an election takes. Then they pass through, as they do where no majority is.
+pub(crate) const LEASE_HOPE: Duration = Duration::from_secs(3);
+
+/// How often a read that waits for a lease looks for it.
+pub(crate) const LEASE_POLL: Duration = Duration::from_millis(5);
+
 /// How long a node waits for another's answer about the membership.
 pub(crate) const ASK_PATIENCE: Duration = Duration::from_secs(2);
 

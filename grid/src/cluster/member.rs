@@ -14,7 +14,7 @@ use super::lease::{Grant, LEASE_MS};
 use super::leases::Leases;
 use super::limits::{
     ASK_PATIENCE, CAUGHT_UP_ENTRIES, EVERYWHERE_RETRY, EVERYWHERE_WAIT, JOIN_PERIOD, KEEP_PERIOD,
-    LEAVE_MEMORY,
+    LEASE_POLL, LEAVE_MEMORY,
 };
 use super::link::Links;
 use super::listener::Handler;
@@ -244,6 +244,17 @@ impl Handle {
     /// Whether a read that begins now may be answered from this node's memory: it contains every write that was acknowledged by any node before.
     pub fn may_read(&self) -> bool {
         self.shared.leases.may_read(&self.log)
+    }
+
+    /// Waits until that is so, as long as there is hope; answers whether it is. Cancel safe.
+    pub async fn until_may_read(&self) -> bool {
+        while !self.may_read() {
+            if !self.shared.leases.may_read_soon() {
+                return false;
+            }
+            tokio::time::sleep(LEASE_POLL).await;
+        }
+        true
     }
 
     /// Asks the leader, if it is another node and known. Cancel safe.

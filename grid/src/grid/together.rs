@@ -213,6 +213,14 @@ impl Grid {
         self.member().is_none_or(Handle::may_read)
     }
 
+    /// Waits until that is so, if that is to be expected: nobody leads for a moment after a leader's end. Answers whether it is. Cancel safe.
+    pub async fn until_sure(&self) -> bool {
+        match self.member() {
+            Some(member) => member.until_may_read().await,
+            None => true,
+        }
+    }
+
     /// What was read of these rows just now may be told when this returns well: nobody else tells anything older from now on. Cancel safe.
     ///
     /// # Errors
