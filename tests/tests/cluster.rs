@@ -322,6 +322,60 @@ async fn kill(run: &mut Run, victim: usize, what: &str, pauses: &mut Pauses) -> 
     errors.with_context(|| what.to_owned())
 }
 
+/// Of five voters two may be lost at once, the leader among them; of seven three.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn larger_clusters_go_on_without_their_minority() -> anyhow::Result<()> {
+    for (nodes, what) in [
+        (5, "the leader and one more of five killed"),
+        (7, "the leader and two more of seven killed"),
+    ] {
+        let voters = nodes.to_string();
+        let mut settings = SETTINGS.to_vec();
+        settings.push(("voters", &voters));
+        let mut run = Run::of(Cluster::start(SCHEMA, nodes, &settings).await?);
+        all_have_a_voice(&run.cluster, nodes).await?;
+        let mut pauses = Pauses::of(what);
+        for round in 0..rounds() {
+            let leads = run.cluster.leader().await?;
+            let victims: Vec<usize> = (0..nodes / 2).map(|n| (leads + n) % nodes).collect();
+            let load = run.load(ALL);
+            load.pass(700).await;
+            let from = load.now();
+            for victim in &victims {
+                run.cluster.kill9(*victim).await?;
+            }
+            load.pass(4000).await;
+            let to = load.now();
+            for victim in &victims {
+                run.cluster.start_again(*victim)?;
+            }
+            run.cluster.settled().await?;
+            load.pass(700).await;
+            let (notes, clock) = load.end().await;
+            let lost = |part: &Part| part.node.is_some_and(|node| victims.contains(&node));
+            pauses.note(&notes, from, to, |part| !lost(part));
+            let errors = no_failures(&notes, |part, _| lost(part));
+            run.judge(&format!("round {round} of {nodes}"), notes, clock)
+                .await?;
+            errors?;
+        }
+    }
+    Ok(())
+}
+
+async fn all_have_a_voice(cluster: &Cluster, nodes: usize) -> anyhow::Result<()> {
+    wait::until("all have a voice", || async {
+        let client = cluster.connect(cluster.leader().await?).await?;
+        let shown = client.query("SHOW ripen.nodes", &[]).await?;
+        let voters = shown
+            .iter()
+            .filter(|row| row.get::<_, &str>("votes") == "true");
+        Ok((voters.count() == nodes).then_some(()))
+    })
+    .await
+    .with_context(|| cluster.logs())
+}
+
 async fn kill_all(run: &mut Run, round: u32) -> anyhow::Result<()> {
     let load = run.load(ALL);
     load.pass(700).await;
