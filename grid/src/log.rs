@@ -2,6 +2,7 @@
 
 mod acks;
 mod answers;
+mod ballots;
 mod batcher;
 pub(crate) mod codec;
 mod command;
@@ -35,12 +36,14 @@ pub use command::{
 };
 pub use error::LogError;
 pub use leadership::Leadership;
+pub(crate) use limits::PROMISE_MS;
 pub use members::{Members, Reach};
 pub use network::Peers;
 pub use remains::Remains;
 
 use acks::Acks;
 use answers::Answers;
+use ballots::Ballots;
 use batcher::{Batcher, Proposal};
 use bytes::Bytes;
 use disk::{Disk, OsDisk};
@@ -61,6 +64,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -192,6 +196,7 @@ struct Inner {
     identity: LogIdentity,
     raft: Raft<Types, State>,
     answers: Answers,
+    ballots: Option<Arc<Ballots>>,
     leadership: watch::Receiver<Leadership>,
     acks: Arc<Acks>,
     segment_bytes: u64,
@@ -215,11 +220,15 @@ impl Log {
         let durable = options.durability == Durability::Fsync;
         let machine = Box::new(machine);
         let acks = Arc::new(Acks::new(!options.leases));
+        let ballots = options
+            .leases
+            .then(|| Arc::new(Ballots::new(Instant::now())));
         let member = Member {
             node: options.node,
             address: options.address,
             peers: options.peers,
             joins: options.joins,
+            ballots: ballots.clone(),
         };
         let running = open::open(directory, durable, member, machine, health.clone()).await?;
         let (proposals, receiver) = mpsc::unbounded_channel();
@@ -239,7 +248,12 @@ impl Log {
             health,
             index: running.index.clone(),
             identity: LogIdentity(running.identity),
-            answers: Answers::new(running.raft.clone(), running.directory.clone()),
+            answers: Answers::new(
+                running.raft.clone(),
+                running.directory.clone(),
+                ballots.clone(),
+            ),
+            ballots,
             raft: running.raft.clone(),
             leadership,
             acks,
@@ -343,6 +357,12 @@ impl Log {
     /// Lets tickets up to here resolve once they are applied, see [`LogOptions::leases`].
     pub(crate) fn acknowledge(&self, upto: LogIndex) {
         self.inner.acks.advance(upto);
+    }
+
+    /// Until when an earlier leader may have been confirmed by a majority, where this node was elected just now, in that term.
+    pub(crate) fn others_confirmed_until(&self, term: u64, now: Instant) -> Instant {
+        let ballots = self.inner.ballots.as_ref();
+        ballots.map_or(now, |ballots| ballots.confirmed_until(term, now))
     }
 
     /// Waits until tickets up to here may resolve. Cancel safe.

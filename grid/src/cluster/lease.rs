@@ -4,11 +4,12 @@
 //! A node that holds a lease answers reads without asking anybody. So a commit is acknowledged only when every holder has applied it, or its lease is over:
 //!
 //! - A lease is counted by the holder from when it *asked*, by the leader from when it answered. So it ends for the holder first, however long the messages took.
-//! - A leader grants no longer than [`LEASE_MS`] after a majority last confirmed it. Whoever is elected after that was elected later than that confirmation, and
-//!   acknowledges nothing until [`LEASE_MS`] after its election. So no lease of an earlier leader outlives the first acknowledgement of a later one.
+//! - A leader grants no longer than [`LEASE_MS`] after a majority last confirmed it. Whoever is elected after that knows until when that can have been (one of the
+//!   majority voted for it, and a voice is not given for a while after a confirmation), and acknowledges nothing until [`LEASE_MS`] later. So no lease of an earlier leader
+//!   outlives the first acknowledgement of a later one.
 //! - What a holder shows may not be news to the others: a row whose last change some holder lacks is read only when [`Lessor::everywhere`] has come so far.
 
-use crate::log::LogIndex;
+use crate::log::{LogIndex, PROMISE_MS};
 use std::collections::{BTreeMap, VecDeque};
 
 /// How long a node may answer from memory without hearing from its leader: short, since a dead node holds up commits for so long.
@@ -16,6 +17,9 @@ pub const LEASE_MS: u64 = 300;
 
 /// What the leader adds when it waits for the end of a lease: clocks may differ in speed by a hundredth (real ones do by a ten-thousandth), and are read in whole milliseconds.
 const MARGIN_MS: u64 = LEASE_MS / 100 + 2;
+
+/// When a voice is free again, leases that rest on it are over, by any clock.
+const _: () = assert!(PROMISE_MS * 99 / 100 > LEASE_MS + MARGIN_MS);
 
 /// Log entries that a node may lack and still get a lease: those that come while it asks. One that lacks more would hold up every commit until it has caught up.
 const LACKING_MAX: u64 = 64;
@@ -54,10 +58,11 @@ pub struct Grant {
 }
 
 impl Lessor {
-    /// For a leader that was elected at `elected_ms` or before, when its log ended at `end`: earlier leaders may have acknowledged all of that.
-    pub fn new(elected_ms: u64, end: LogIndex) -> Lessor {
+    /// For a leader whose log ended at `end` when it was elected: earlier leaders may have acknowledged all of that. No majority has confirmed one of them after
+    /// `confirmed_ms`.
+    pub fn new(confirmed_ms: u64, end: LogIndex) -> Lessor {
         Lessor {
-            silent_until_ms: elected_ms + LEASE_MS + MARGIN_MS,
+            silent_until_ms: confirmed_ms + LEASE_MS + MARGIN_MS,
             acknowledged: end,
             holders: BTreeMap::new(),
             was: VecDeque::new(),

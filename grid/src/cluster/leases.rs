@@ -83,6 +83,13 @@ impl Leases {
             .map(|ago| now_ms.saturating_sub(ago.as_millis() as u64 + 1))
     }
 
+    /// Until when an earlier leader may have been confirmed, where this node leads in that term since just now.
+    fn others_confirmed_ms(&self, log: &Log, term: u64) -> u64 {
+        let until = log.others_confirmed_until(term, Instant::now());
+        // Rounded to later.
+        until.saturating_duration_since(self.begun).as_millis() as u64 + 1
+    }
+
     /// Follows who leads, and lets commits be acknowledged. Never ends.
     pub(crate) async fn acknowledge(&self, log: &Log) {
         let (mut leadership, mut applied) = (log.leadership(), log.watch_applied());
@@ -91,7 +98,9 @@ impl Leases {
             let upto = {
                 let now_ms = self.now_ms();
                 let mut state = self.state.lock();
-                state.lead(leads.here.then_some(leads.term), log, now_ms);
+                state.lead(leads.here.then_some(leads.term), |term| {
+                    Lessor::new(self.others_confirmed_ms(log, term), log.end())
+                });
                 let applied = *applied.borrow_and_update();
                 let leads = state.leads.as_mut();
                 leads.map(|(_, lessor)| {
@@ -142,10 +151,10 @@ impl Leases {
 }
 
 impl State {
-    fn lead(&mut self, term: Option<u64>, log: &Log, now_ms: u64) {
+    fn lead(&mut self, term: Option<u64>, lessor: impl FnOnce(u64) -> Lessor) {
         let known = self.leads.as_ref().map(|(term, _)| *term);
         if known != term {
-            self.leads = term.map(|term| (term, Lessor::new(now_ms, log.end())));
+            self.leads = term.map(|term| (term, lessor(term)));
         }
     }
 }

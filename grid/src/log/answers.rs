@@ -1,5 +1,6 @@
 //! What a node's log answers to the others: hands their questions to openraft, and puts snapshots together that arrive in parts.
 
+use super::ballots::Ballots;
 use super::disk::DiskFile;
 use super::error::LogError;
 use super::messages::{Chunk, Request, Response};
@@ -13,11 +14,13 @@ use openraft::Raft;
 use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::sync::Mutex;
+use tokio::time::Instant;
 
 /// See the module.
 pub(crate) struct Answers {
     raft: Raft<Types, State>,
     directory: Directory,
+    ballots: Option<Arc<Ballots>>,
     incoming: Mutex<Option<Incoming>>,
 }
 
@@ -30,10 +33,15 @@ struct Incoming {
 }
 
 impl Answers {
-    pub(crate) fn new(raft: Raft<Types, State>, directory: Directory) -> Answers {
+    pub(crate) fn new(
+        raft: Raft<Types, State>,
+        directory: Directory,
+        ballots: Option<Arc<Ballots>>,
+    ) -> Answers {
         Answers {
             raft,
             directory,
+            ballots,
             incoming: Mutex::default(),
         }
     }
@@ -45,15 +53,33 @@ impl Answers {
             Request::Append(append) => {
                 Response::Append(raft.append_entries(append).await.map_err(consensus)?)
             }
-            Request::Vote(vote) => Response::Vote(raft.vote(vote).await.map_err(consensus)?),
-            Request::PreVote(vote) => Response::Vote(raft.pre_vote(vote).await.map_err(consensus)?),
+            Request::Vote(vote) => {
+                self.check(vote.leadership_transfer)?;
+                Response::Vote(raft.vote(vote).await.map_err(consensus)?)
+            }
+            Request::PreVote(vote) => {
+                self.check(vote.leadership_transfer)?;
+                Response::Vote(raft.pre_vote(vote).await.map_err(consensus)?)
+            }
             Request::Snapshot(chunk) => self.take(chunk).await?,
             Request::TransferLeader(transfer) => {
+                if let Some(ballots) = &self.ballots {
+                    ballots.forget(Instant::now());
+                }
                 let taken = raft.handle_transfer_leader(transfer).await;
                 Response::TransferLeader(taken.map_err(consensus)?)
             }
         };
         Ok(response.encode())
+    }
+
+    /// Refuses to vote as long as this node's voice may count for another leader.
+    fn check(&self, handed_over: bool) -> Result<(), LogError> {
+        let may_vote = |ballots: &Arc<Ballots>| ballots.may_vote(Instant::now());
+        match handed_over || self.ballots.as_ref().is_none_or(may_vote) {
+            true => Ok(()),
+            false => Err(consensus("this node's voice may still count for another")),
+        }
     }
 
     async fn take(&self, chunk: Chunk) -> Result<Response, LogError> {

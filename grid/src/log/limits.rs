@@ -40,3 +40,7 @@ pub(crate) const HEARTBEAT_MS: u64 = 60;
 /// After how long without a word from the leader others want to lead: its own lease (the end of the range) and a random part of the range on top, so 550 to 700 ms. Short, since nothing
 /// can be written meanwhile; long enough that a busy machine does not change leaders, which loses nothing but costs the same time.
 pub(crate) const ELECTION_MS: std::ops::Range<u64> = 200..350;
+
+/// How long a voter that has confirmed a leader gives no other its voice: openraft's own bound. Longer than leases last by any clock, so that whoever is elected need not wait
+/// for these.
+pub(crate) const PROMISE_MS: u64 = ELECTION_MS.end;

@@ -1,5 +1,6 @@
 //! The way to the other nodes' logs, as openraft wants it. Never retries; openraft does.
 
+use super::ballots::Ballots;
 use super::disk::DiskFile;
 use super::limits::{PEER_BACKOFF, SNAPSHOT_CHUNK_BYTES};
 use super::messages::{Chunk, Request, Response};
@@ -20,6 +21,7 @@ use std::future::Future;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// Carries questions to other nodes and their answers back. The other side gives them to [`super::Log::answer`].
 pub trait Peers: Send + Sync + 'static {
@@ -59,6 +61,7 @@ pub(crate) struct Network {
     pub peers: Arc<dyn Peers>,
     pub disk: Arc<dyn super::disk::Disk>,
     pub addresses: Addresses,
+    pub ballots: Option<Arc<Ballots>>,
 }
 
 /// The way to one node.
@@ -68,6 +71,7 @@ pub(crate) struct Way {
     node: u64,
     first_address: String,
     addresses: Addresses,
+    ballots: Option<Arc<Ballots>>,
 }
 
 impl RaftNetworkFactory<Types> for Network {
@@ -80,6 +84,7 @@ impl RaftNetworkFactory<Types> for Network {
             node: target,
             first_address: node.addr.clone(),
             addresses: self.addresses.clone(),
+            ballots: self.ballots.clone(),
         }
     }
 }
@@ -161,7 +166,11 @@ impl RaftNetworkV2<Types> for Way {
         request: AppendEntriesRequest<Types>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<Types>, RPCError<Types>> {
+        let term = request.vote.leader_id.term;
         let answer = self.ask(&Request::Append(request), &option).await;
+        if let Some(ballots) = &self.ballots {
+            ballots.confirmed(term, Instant::now());
+        }
         told(answer, |response| match response {
             Response::Append(response) => Some(response),
             _ => None,
@@ -173,6 +182,9 @@ impl RaftNetworkV2<Types> for Way {
         request: VoteRequest<Types>,
         option: RPCOption,
     ) -> Result<VoteResponse<Types>, RPCError<Types>> {
+        if let Some(ballots) = &self.ballots {
+            ballots.stand(request.vote.leader_id.term, request.leadership_transfer);
+        }
         let answer = self.ask(&Request::Vote(request), &option).await;
         told(answer, |response| match response {
             Response::Vote(response) => Some(response),

@@ -1,6 +1,7 @@
 //! Opening and closing a log: files, threads, Raft, leadership, in this order; and back. Never serves before everything acknowledged is applied.
 
 use super::Machine;
+use super::ballots::Ballots;
 use super::disk::LockGuard;
 use super::error::LogError;
 use super::health::Health;
@@ -52,6 +53,8 @@ pub(crate) struct Member {
     pub peers: Option<Arc<dyn Peers>>,
     /// The identity of the log that an empty directory shall be a copy of; it waits to be added to it.
     pub joins: Option<u64>,
+    /// What its voice promises, where leases rest on that.
+    pub ballots: Option<Arc<Ballots>>,
 }
 
 /// Opens a log, and becomes its leader if it has no other member.
@@ -220,6 +223,7 @@ async fn start_raft(
         peers: member.peers.unwrap_or_else(|| Arc::new(Nobody)),
         disk: directory.disk.clone(),
         addresses,
+        ballots: member.ballots,
     };
     let config = Arc::new(config()?);
     let raft = Raft::new(member.node, config, network, store, state)

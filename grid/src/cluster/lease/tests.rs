@@ -71,6 +71,8 @@ struct Model {
     applied: Vec<u64>,
     leases: Vec<Lease>,
     leaders: Vec<Leader>,
+    /// When a leader was last confirmed, in true microseconds.
+    confirmed_us: u64,
     /// (when it arrives, at whom, what).
     messages: Vec<(u64, usize, Message)>,
     acknowledged: u64,
@@ -108,6 +110,7 @@ impl Model {
             applied: vec![0; nodes],
             leases: vec![Lease::default(); nodes],
             leaders: Vec::new(),
+            confirmed_us: 0,
             messages: Vec::new(),
             acknowledged: 0,
         };
@@ -124,11 +127,21 @@ impl Model {
         let node = self.rng.random_range(0..self.clocks.len());
         // It has everything that was committed, and applies it before it acknowledges more.
         self.applied[node] = self.committed;
+        // Either somebody hands over, or those who vote keep what they have promised, each by its own clock.
+        let confirmed_ms = if self.rng.random() {
+            self.clock(node)
+        } else {
+            let (_, speed) = self.clocks[self.rng.random_range(0..self.clocks.len())];
+            let promise_us = PROMISE_MS * 1_000 * 1_000_000 / speed;
+            self.now_us = self.now_us.max(self.confirmed_us + promise_us + 1);
+            self.clock(node).saturating_sub(PROMISE_MS)
+        };
         self.leaders.push(Leader {
             node,
-            lessor: Lessor::new(self.clock(node), at(self.committed)),
+            lessor: Lessor::new(confirmed_ms, at(self.committed)),
             confirmed_ms: self.clock(node),
         });
+        self.confirmed_us = self.now_us;
     }
 
     fn send(&mut self, to: usize, message: Message) {
@@ -160,7 +173,10 @@ impl Model {
                 self.send(to, ask);
             }
             // Only the newest leader is confirmed: a majority has turned away from the others.
-            9 => self.leaders[newest].confirmed_ms = self.clock(self.leaders[newest].node),
+            9 => {
+                self.leaders[newest].confirmed_ms = self.clock(self.leaders[newest].node);
+                self.confirmed_us = self.now_us;
+            }
             10 if self.rng.random_ratio(1, 20) => self.elect(),
             _ => {}
         }
