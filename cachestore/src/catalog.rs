@@ -151,6 +151,8 @@ pub struct Relation {
     pub kind: char,
     /// `pg_class.relpersistence`: p, u, t.
     pub persistence: char,
+    /// `pg_class.relfilenode`: another one when the table was rewritten, and its values with it, which nothing else may tell.
+    pub storage: u32,
     /// Live columns in attnum order.
     pub columns: Vec<Column>,
     /// `max(attnum)`, dropped ones included: the length of a [`ripen_pg::tuple::Tuple`] of this table.

@@ -246,3 +246,37 @@ async fn a_dead_letter_of_other_types_is_not_replayed() -> anyhow::Result<()> {
     ensure!(shown(&pair.proxied, V).await? == "0");
     Ok(())
 }
+
+/// The values of a column change with its table, not row by row: the stream of changes does not tell of that, nor does the column's type.
+#[tokio::test]
+async fn rows_in_memory_are_dropped_when_a_table_is_rewritten() -> anyhow::Result<()> {
+    let settings = &[("write_behind", "public.*"), ("write_delay", "20ms")];
+    let schema = "CREATE TABLE t (id int PRIMARY KEY, v int NOT NULL, n numeric(8,3)); INSERT INTO t SELECT g, g, 1.234 FROM generate_series(1, 20) g";
+    let pair = Pair::start(schema, settings).await?;
+    let read = "SELECT v, n FROM t WHERE id = 1";
+    let in_memory = async || {
+        wait::until("the row is served from memory", || async {
+            shown(&pair.proxied, read).await?;
+            let route = shown(&pair.proxied, "SHOW ripen.route").await?;
+            Ok(route.starts_with("read ").then_some(()))
+        })
+        .await
+    };
+    for (ddl, wanted) in [
+        ("ALTER TABLE t ALTER v TYPE int USING v + 100", "101 1.234"),
+        ("ALTER TABLE t ALTER n TYPE numeric(8,1)", "101 1.2"),
+    ] {
+        in_memory().await?;
+        pair.proxied.batch_execute(ddl).await?;
+        let told = shown(&pair.proxied, read).await?;
+        ensure!(told == wanted, "{told} after {ddl}");
+    }
+    let ddl = "ALTER TABLE t ALTER v TYPE int USING v + 100";
+    in_memory().await?;
+    let loads = pair.ripen.number("catalog_loads").await?;
+    pair.direct.batch_execute(ddl).await?;
+    noticed(&pair, loads).await?;
+    let told = shown(&pair.proxied, read).await?;
+    ensure!(told == "201 1.2", "{told} after {ddl} behind Ripen's back");
+    Ok(())
+}

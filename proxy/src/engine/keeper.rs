@@ -27,6 +27,8 @@ pub struct Keeper {
     store: Store,
     config: Arc<Config>,
     current: Arc<ArcSwap<Catalog>>,
+    /// The catalog that rows in memory were loaded by: the current one, or the last before none could be read.
+    last: Mutex<Arc<Catalog>>,
     epoch: AtomicU64,
     fingerprint: Mutex<String>,
     loading: tokio::sync::Mutex<()>,
@@ -55,6 +57,7 @@ impl Keeper {
             store,
             config,
             current,
+            last: Mutex::default(),
             epoch: AtomicU64::new(0),
             fingerprint: Mutex::default(),
             loading: tokio::sync::Mutex::default(),
@@ -99,6 +102,7 @@ impl Keeper {
     pub fn recall(&self, catalog: Catalog) {
         (self.on_change)(&Catalog::default(), &catalog);
         self.replace(catalog);
+        *self.last.lock() = self.catalog();
     }
 
     /// The system of record.
@@ -134,11 +138,12 @@ impl Keeper {
         let next = Epoch(self.epoch().0 + 1);
         let catalog = self.store.load_catalog(next).await?;
         self.loads.fetch_add(1, Ordering::Relaxed);
-        let (old, catalog) = (self.current.load_full(), Arc::new(catalog));
+        let (old, catalog) = (self.last.lock().clone(), Arc::new(catalog));
         (self.on_change)(&old, &catalog);
         self.current.store(catalog.clone());
         // Loads that began in between have read rows as the old catalog has them.
         (self.on_change)(&old, &catalog);
+        *self.last.lock() = catalog.clone();
         self.epoch.store(next.0, Ordering::SeqCst);
         self.changed.send_replace(next);
         // Whoever finds it equal may rely on the catalog being in use.
@@ -366,7 +371,10 @@ pub fn cacheable(config: &Config, relation: &Relation) -> bool {
 /// Tables whose rows in memory mean something else now, or nothing.
 pub fn changed_tables(old: &Catalog, new: &Catalog) -> HashSet<TableOid> {
     let same = |old: &Relation, new: &Relation| {
-        old.shape() == new.shape() && old.primary_key == new.primary_key && old.width == new.width
+        old.shape() == new.shape()
+            && old.primary_key == new.primary_key
+            && old.width == new.width
+            && old.storage == new.storage
     };
     let changed = old.relations.iter().filter(|(oid, relation)| {
         !new.relations

@@ -192,6 +192,7 @@ impl Builder {
             kind,
             persistence,
             columns: Vec::new(),
+            storage: row.try_get(12)?,
             width: row.try_get::<_, i16>(6)? as usize,
             primary_key: Vec::new(),
             checks: Vec::new(),

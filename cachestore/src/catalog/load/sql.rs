@@ -55,7 +55,7 @@ pub const TYPES: &str = "SELECT t.oid, format_type(t.oid, -1), t.typlen, t.typty
 /// Relations that a statement can name.
 pub const RELATIONS: &str = "SELECT c.oid, c.relnamespace, n.nspname::text, c.relname::text, c.relkind::text, c.relpersistence::text, \
     c.relnatts, c.relowner, c.relrowsecurity OR c.relforcerowsecurity, c.relispartition, c.relreplident::text, \
-    c.oid < 16384 OR n.nspname IN ('pg_catalog', 'information_schema') \
+    c.oid < 16384 OR n.nspname IN ('pg_catalog', 'information_schema'), c.relfilenode \
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
     WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S') AND n.nspname !~ '^pg_toast'";
 

@@ -68,6 +68,7 @@ fn relation(oid: u32, name: &str, columns: Vec<Column>, parents: Vec<TableOid>) 
         name: name.to_owned(),
         kind: 'r',
         persistence: 'p',
+        storage: 0,
         width: columns.len(),
         columns,
         primary_key: vec![0],
