@@ -43,6 +43,7 @@ fn catalog(epoch: u64) -> Catalog {
         name: "t".into(),
         kind: 'r',
         persistence: 'p',
+        storage: 0,
         columns: vec![
             column(0, "id", INT4),
             column(2, "v", TEXT),

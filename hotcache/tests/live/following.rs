@@ -200,6 +200,7 @@ fn relation(oid: TableOid, name: String, width: usize) -> Relation {
         name,
         kind: 'r',
         persistence: 'p',
+        storage: 0,
         columns: vec![],
         width,
         primary_key: vec![],

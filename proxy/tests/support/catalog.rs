@@ -295,6 +295,7 @@ impl Builder {
             name: name.to_owned(),
             kind,
             persistence: 'p',
+            storage: 0,
             width: columns.len(),
             columns,
             primary_key: Vec::new(),
