@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # One Postgres, a Ripen alone and three nodes on one machine, asked in turns: rates, statements per second of CPU, what a write costs on the network, memory per node, and how long
 # writes pause when the leader is killed. Medians of rounds; ratios count, absolute figures are this machine's.
-# Usage: scripts/bench-cluster.sh   (ROUNDS=3, SECONDS_EACH=5, ROWS=100000, CLIENTS="8 64", KILLS=3, RIPEN=target/release/ripen)
+# Then the same three nodes with slow cables between them.
+# Usage: scripts/bench-cluster.sh   (ROUNDS=3, SECONDS_EACH=5, ROWS=100000, CLIENTS="8 64", KILLS=3, DELAYS="0.2 1 10 20" (ms to and fro), RIPEN=target/release/ripen)
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 cd "$root_dir"
@@ -125,6 +126,7 @@ gap() {
     bench=$!
     sleep 3
     kill -9 "${pids[$1]}"
+    wait "${pids[$1]}" 2>/dev/null || true
     wait "$bench" || die "bench-cluster: a client of a living node saw an error"
     awk '{ at = $5 * 1000 + $6 / 1000; if (NR > 1 && at - last > worst) worst = at - last; last = at } END { printf "%.0f\n", worst }' "$log".*
 }
@@ -146,3 +148,30 @@ for round in $(seq "$kills"); do
     wait_until "a cluster that may lose a node" admin "$follow" /safe
 done
 printf '%-34s %s\n' "leader killed: writes paused, ms" "$(sort -g "$work/gaps" | tr '\n' ' ')"
+
+# ---- slow cables
+
+# MS: a cluster of its own whose nodes are so far apart, to and fro.
+far_apart() {
+    local data=$work/far.$1 target
+    stop_nodes
+    PGOPTIONS="-c client_min_messages=warning" psql -XAtq "$server/plain" -c "DROP SCHEMA IF EXISTS ripen CASCADE" -c "DROP PUBLICATION IF EXISTS ripen"
+    DATABASE_URL=$server/plain work=$data
+    mkdir -p "$data"
+    run_nodes "$(awk -v ms="$1" 'BEGIN { print ms / 2 }')"
+    lead=$(leader)
+    follow=$(((lead + 1) % 3))
+    for target in "$lead" "$follow"; do
+        warm "$(url "$target")" pgbench_accounts aid abalance "$rows"
+        for script in read.sql update_zipf.sql; do
+            for _ in $(seq "$rounds"); do measure "$script" 1 "$target" 0 1 2 >>"$data/$script.$target"; done
+        done
+    done
+    gap "$lead" "$follow" >"$data/gap"
+    unset "pids[$lead]"
+    printf '%-34s %14s %14s %14s %14s %14s\n' "$1" "$(median 2 "$data/read.sql.$lead")" "$(median 2 "$data/read.sql.$follow")" \
+        "$(median 2 "$data/update_zipf.sql.$lead")" "$(median 2 "$data/update_zipf.sql.$follow")" "$(cat "$data/gap")"
+}
+
+printf '\n%-34s %14s %14s %14s %14s %14s\n' "ms to and fro between nodes" "read, leader" "read, follower" "write, leader" "write, follower" "leader killed"
+for delay in ${DELAYS-0.2 1 10 20}; do far_apart "$delay"; done

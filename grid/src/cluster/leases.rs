@@ -1,14 +1,16 @@
 //! A node's leases: asks its leader for one, gives them where it leads, and lets commits be acknowledged. Does; what is right, `lease` decides.
 
 use super::lease::{Grant, LEASE_MS, Lease, Lessor};
-use super::limits::{LEASE_HOPE, RENEW_PERIOD};
+use super::limits::{LEASE_HOPE, LEASES_APART, LEASES_ASKED_MAX, RENEW_PERIOD};
 use crate::log::{Log, LogIndex};
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use parking_lot::Mutex;
 use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::Notify;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 /// See the module.
 pub(crate) struct Leases {
@@ -119,33 +121,46 @@ impl Leases {
                 Ok(()) = leadership.changed() => {}
                 Ok(()) = applied.changed() => {}
                 () = self.changed.notified() => {}
-                () = tokio::time::sleep(next.min(RENEW_PERIOD)) => {}
+                () = sleep(next.min(RENEW_PERIOD)) => {}
             }
         }
     }
 
-    /// Asks for a lease, again and again, and at once when something has been applied: the leader waits for that. Never ends.
+    /// Asks for a lease, again and again, and at once when something has been applied: the leader waits for that, so it is told while earlier questions are on their way. Never ends.
     pub(crate) async fn renew<F>(&self, log: &Log, ask: impl Fn(LogIndex) -> F)
     where
         F: Future<Output = Option<(Grant, LogIndex)>>,
     {
         let mut applied = log.watch_applied();
+        let mut asked = FuturesUnordered::new();
         loop {
-            let upto = *applied.borrow_and_update();
-            let asked_ms = self.now_ms();
-            if !log.leadership().borrow().here
-                && let Some((grant, acknowledged)) = ask(upto).await
-            {
-                self.state.lock().held.granted(grant, asked_ms);
-                log.acknowledge(acknowledged);
-            }
             if self.may_read(log) {
                 self.last_ms.store(self.now_ms(), Ordering::Relaxed);
             }
-            tokio::select! {
-                Ok(()) = applied.changed() => {}
-                () = tokio::time::sleep(RENEW_PERIOD) => {}
+            let upto = *applied.borrow_and_update();
+            if !log.leadership().borrow().here {
+                let (asked_ms, answer) = (self.now_ms(), ask(upto));
+                asked.push(async move { (asked_ms, answer.await) });
             }
+            let (soon, later) = (sleep(LEASES_APART), sleep(RENEW_PERIOD));
+            tokio::pin!(soon, later);
+            loop {
+                let room = asked.len() < LEASES_ASKED_MAX;
+                let due = asked.is_empty() || (room && soon.is_elapsed());
+                tokio::select! {
+                    Some((asked_ms, answer)) = asked.next() => self.answered(log, asked_ms, answer),
+                    Ok(()) = applied.changed(), if due => break,
+                    () = &mut soon, if !soon.is_elapsed() => {}
+                    () = &mut later, if room => break,
+                }
+            }
+        }
+    }
+
+    fn answered(&self, log: &Log, asked_ms: u64, answer: Option<(Grant, LogIndex)>) {
+        if let Some((grant, acknowledged)) = answer {
+            self.state.lock().held.granted(grant, asked_ms);
+            log.acknowledge(acknowledged);
         }
     }
 }

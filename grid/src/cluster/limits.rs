@@ -23,6 +23,12 @@ pub(crate) const SECRET_BYTES_MIN: usize = 16;
 /// How often a lease is renewed when nothing else makes a node ask: several times before it ends.
 pub(crate) const RENEW_PERIOD: Duration = Duration::from_millis(60);
 
+/// How long a node that has applied more waits before it asks for a lease beside a question that is on its way: on a quick network that is answered first.
+pub(crate) const LEASES_APART: Duration = Duration::from_millis(1);
+
+/// Questions for a lease that are on their way at a time. What is applied then is told when the first is answered.
+pub(crate) const LEASES_ASKED_MAX: usize = 32;
+
 /// How long after its last lease a node's reads wait for the next one: longer than an election takes. Then they pass through, as they do where no majority is.
 pub(crate) const LEASE_HOPE: Duration = Duration::from_secs(3);
 
