@@ -111,11 +111,12 @@ impl Claim {
 
     /// One who has the lock, unless it may be shared with that one.
     async fn holder(&self) -> Result<Option<Claimant>, StoreError> {
-        let shared_by = self.shared_by.iter().copied().map(LogIdentity::stored);
-        let shared_by: Vec<i64> = shared_by.collect();
         let holder = self
             .client
-            .query_opt(HOLDER, &[&advisory::CLAIM, &self.number, &shared_by])
+            .query_opt(
+                HOLDER,
+                &[&advisory::CLAIM, &self.number, &self.identities()],
+            )
             .await?;
         let Some(holder) = holder else {
             return Ok(None);
@@ -125,6 +126,20 @@ impl Claim {
             of_cluster: holder.try_get(1)?,
             owner: self.owner().await?,
         }))
+    }
+
+    /// Whether the log of the claim, or one that it was made of, has ever led in this database. An error means that the lock is lost. Cancel safe.
+    pub async fn is_known(&self) -> Result<bool, StoreError> {
+        if !self.has_column("identity").await? {
+            return Ok(false);
+        }
+        let sql =
+            "SELECT EXISTS (SELECT FROM ripen.progress WHERE log = $1 AND identity = ANY ($2))";
+        let known = self
+            .client
+            .query_one(sql, &[&self.number, &self.identities()])
+            .await?;
+        Ok(known.try_get(0)?)
     }
 
     /// Which log goes on for that one, if it was recovered as another; `None` also while the schema `ripen` does not know of such. An error means that the lock is lost.
@@ -142,6 +157,11 @@ impl Claim {
             false => Ok(None),
             true => progress::owner(&*self.client, self.number).await,
         }
+    }
+
+    fn identities(&self) -> Vec<i64> {
+        let identities = self.shared_by.iter().copied();
+        identities.map(LogIdentity::stored).collect()
     }
 
     async fn has_column(&self, name: &str) -> Result<bool, StoreError> {

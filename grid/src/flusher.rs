@@ -237,6 +237,9 @@ impl Flusher {
         let epoch = epoch.max(self.log.term()) + 1;
         let taken = self.take_over(epoch).await?;
         reach("settle-taken-over");
+        if !self.schedule.taken_over() {
+            self.log.propose_in(term, Command::TakenOver).await?;
+        }
         if let Some(other) = taken.other {
             tracing::warn!(
                 other,

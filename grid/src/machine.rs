@@ -145,6 +145,7 @@ impl GridMachine {
                 self.leader.lock().asked(id);
             }
             Command::Forget(process) => self.requests.lock().forget(process),
+            Command::TakenOver => self.schedule.inner.lock().taken_over = true,
         }
     }
 

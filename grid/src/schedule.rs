@@ -72,6 +72,8 @@ pub(crate) struct Inner {
     pub shapes: Shapes,
     /// Logs of whose last copies this one was made, the oldest first.
     pub formers: Vec<LogIdentity>,
+    /// Whether a leader has taken over in Postgres.
+    pub taken_over: bool,
     pub coalesced: u64,
     pub written: u64,
 }
@@ -128,6 +130,11 @@ impl Schedule {
     /// Logs of whose last copies this one was made, the oldest first.
     pub fn formers(&self) -> Vec<LogIdentity> {
         self.inner.lock().formers.clone()
+    }
+
+    /// Whether a leader has ever taken over in Postgres: the database of this log knows it since.
+    pub fn taken_over(&self) -> bool {
+        self.inner.lock().taken_over
     }
 
     /// The number of the next flush.

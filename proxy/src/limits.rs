@@ -137,6 +137,9 @@ pub const LOGINS_REMEMBERED_MAX: usize = 1000;
 /// How often the claim on the database is looked after: how late a Ripen that writes nothing notices that another has taken over. One query each time.
 pub const CLAIM_PERIOD: Duration = Duration::from_secs(1);
 
+/// How often a node that starts looks whether its database is the cluster's.
+pub const HOME_POLL: Duration = Duration::from_millis(50);
+
 /// How long a start waits for another Ripen's claim to end: a process that was killed leaves it for a moment. Then it refuses to start.
 pub const CLAIM_WAIT: Duration = Duration::from_secs(5);
 

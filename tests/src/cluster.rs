@@ -82,6 +82,23 @@ impl Cluster {
     /// # Errors
     /// When it does not start.
     pub async fn add(&mut self) -> anyhow::Result<usize> {
+        let upstream = self.upstream.clone();
+        let node = self.begin(&upstream)?;
+        self.ready(node).await?;
+        Ok(node)
+    }
+
+    /// Starts one more in front of another database of the same Postgres. Does not wait.
+    ///
+    /// # Errors
+    /// When the program cannot be run.
+    pub fn add_astray(&mut self, database: &str) -> anyhow::Result<usize> {
+        let (server, _) = self.upstream.rsplit_once('/').context("a URL")?;
+        let upstream = format!("{server}/{database}");
+        self.begin(&upstream)
+    }
+
+    fn begin(&mut self, upstream: &str) -> anyhow::Result<usize> {
         let (place, cluster_port) = match &mut self.network {
             None => (Place::here(), free_port()),
             Some(network) => {
@@ -112,15 +129,13 @@ impl Cluster {
             ("NO_COLOR", "1"),
         ];
         let environment = environment.map(|(name, value)| (name.to_owned(), value.to_owned()));
-        let ripen = Ripen::start_at(place, &self.upstream, settings, BTreeMap::from(environment))?;
+        let ripen = Ripen::start_at(place, upstream, settings, BTreeMap::from(environment))?;
         self.nodes.push(Node {
             ripen,
             address,
             state: State::Running,
         });
-        let node = self.nodes.len() - 1;
-        self.ready(node).await?;
-        Ok(node)
+        Ok(self.nodes.len() - 1)
     }
 
     fn seeds(&self, without: Option<usize>) -> String {

@@ -595,6 +595,28 @@ async fn in_memory_everywhere(cluster: &Cluster) -> anyhow::Result<()> {
 // ---- members
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_in_front_of_another_database_is_refused() -> anyhow::Result<()> {
+    let mut cluster = Cluster::start(SCHEMA, 1, SETTINGS).await?;
+    let postgres = cluster.postgres.connect().await?;
+    postgres.batch_execute("CREATE DATABASE other").await?;
+    let stray = cluster.add_astray("other")?;
+    let said = cluster.refused(stray).await?;
+    ensure!(
+        said.contains("is not the database of its cluster"),
+        "{said}"
+    );
+    // The others go on.
+    let added = cluster.add().await?;
+    let client = cluster.connect(added).await?;
+    let sql = "UPDATE cells SET v = 5 WHERE id = 1";
+    ensure!(client.execute(sql, &[]).await? == 1);
+    cluster.drained().await?;
+    let sql = "SELECT v FROM cells WHERE id = 1";
+    ensure!(postgres.query_one(sql, &[]).await?.get::<_, i64>(0) == 5);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nodes_join_leave_and_are_made_anew_under_load() -> anyhow::Result<()> {
     let mut run = Run::start(3).await?;
     let mut pauses = Pauses::of("a node joins, another's disk is lost, the first leaves");

@@ -116,6 +116,17 @@ async fn who_goes_on_for_a_log_is_not_kept_out_by_its_nodes() {
 }
 
 #[tokio::test]
+async fn a_database_knows_the_logs_that_have_led_there() {
+    let bench = Bench::new(T).await;
+    assert!(member(&bench, LOG).await.is_known().await.unwrap());
+    assert!(!member(&bench, FOREIGN).await.is_known().await.unwrap());
+    assert!(heir(&bench, FOREIGN).await.is_known().await.unwrap());
+    let drop = "DROP SCHEMA ripen CASCADE";
+    bench.database.sql.batch_execute(drop).await.unwrap();
+    assert!(!member(&bench, LOG).await.is_known().await.unwrap());
+}
+
+#[tokio::test]
 async fn of_two_clusters_that_come_at_once_one_gets_it() {
     let bench = Bench::new(T).await;
     for _ in 0..20 {

@@ -100,6 +100,7 @@ pub(crate) fn encode_command(out: &mut Vec<u8>, command: &Command) {
             out.push(12);
             put_u64(out, *process);
         }
+        Command::TakenOver => out.push(13),
     }
 }
 
@@ -225,6 +226,7 @@ fn decode_single(tag: u8, reader: &mut Reader<'_>) -> Result<Command, Malformed>
         }
         10 => Command::CatalogChanged,
         12 => Command::Forget(reader.u64()?),
+        13 => Command::TakenOver,
         _ => return Err(Malformed("unknown command")),
     })
 }
@@ -361,6 +363,7 @@ mod tests {
             (prop::collection::vec(request(), 0..3), any::<bool>())
                 .prop_map(|(ids, changed)| { Command::Release(ids, HoldEnd::of(changed)) }),
             Just(Command::CatalogChanged),
+            Just(Command::TakenOver),
             any::<u64>().prop_map(Command::Forget),
         ];
         let answered = (request(), any::<u64>(), any::<Vec<u8>>());

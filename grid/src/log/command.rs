@@ -36,6 +36,8 @@ pub enum Command {
     Once(Answered, Box<Command>),
     /// A process has ended: nothing that it asked will be asked again.
     Forget(u64),
+    /// A leader has taken over in Postgres: the database knows this log from then on.
+    TakenOver,
 }
 
 impl Command {

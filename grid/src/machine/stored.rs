@@ -1,8 +1,8 @@
 //! The state machine's snapshot as bytes: an own versioned layout made of the log's parts. Never holds what Postgres can give again (clean rows, bases).
 //!
-//! Version 5 says of which logs this one was made; version 4 says what nodes have asked and hold; version 3 says the tables' shapes; version 2 says of each clock what its row was before, version 1 did not.
+//! Version 6 says whether Postgres knows the log; version 5 says of which logs this one was made; version 4 says what nodes have asked and hold; version 3 says the tables' shapes; version 2 says of each clock what its row was before, version 1 did not.
 //!
-//! `u8` version, `u64` last flush, open flush (`u8` 0 or 1, then its groups with clocks), rows with layers, pending rows with clocks, shared groups, shapes, requests, former logs.
+//! `u8` version, `u64` last flush, open flush (`u8` 0 or 1, then its groups with clocks), rows with layers, pending rows with clocks, shared groups, shapes, requests, former logs, `u8` 0 or 1.
 
 use super::layer;
 use crate::change::{Before, CommitGroup, FlushSeq};
@@ -21,7 +21,7 @@ use ripen_cachestore::change::shape;
 use ripen_cachestore::progress::LogIdentity;
 use std::sync::Arc;
 
-const VERSION: u8 = 5;
+const VERSION: u8 = 6;
 
 pub fn save(rows: &Rows, inner: &Inner, requests: &Requests) -> Vec<u8> {
     let mut out = vec![VERSION];
@@ -44,6 +44,7 @@ pub fn save(rows: &Rows, inner: &Inner, requests: &Requests) -> Vec<u8> {
     codec::put_many(&mut out, &inner.formers, |out, former| {
         codec::put_u64(out, former.0)
     });
+    out.push(u8::from(inner.taken_over));
     out
 }
 
@@ -185,6 +186,9 @@ pub fn load(
     }
     if version >= 5 {
         inner.formers = reader.many(|reader| reader.u64().map(LogIdentity))?;
+    }
+    if version >= 6 {
+        inner.taken_over = reader.bool()?;
     }
     reader.end()
 }

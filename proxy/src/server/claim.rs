@@ -7,7 +7,7 @@
 //!    └ CLAIM_WAIT over: another Ripen has it → end          └ somebody else leads → end
 //! ```
 
-use crate::limits::{CLAIM_PERIOD, CLAIM_WAIT};
+use crate::limits::{CLAIM_PERIOD, CLAIM_WAIT, HOME_POLL};
 use ripen_cachestore::claim::{Claim, Claimant};
 use ripen_cachestore::progress::{LogIdentity, LogKey, Owner};
 use ripen_cachestore::{Store, StoreError};
@@ -44,6 +44,18 @@ pub enum ClaimError {
         own: u64,
         /// What was made of it.
         heir: u64,
+    },
+    /// A node in front of another database than the others.
+    #[error(
+        "this node's \"upstream\" is not the database of its cluster, whose log ({log:016x}) has never written there: set it as on the other nodes. If it is that database, restored from a          time before the cluster: INSERT INTO ripen.progress (log, identity, epoch, applied) VALUES ({number}, {identity}, 0, 0)"
+    )]
+    OtherDatabase {
+        /// The cluster's log.
+        log: u64,
+        /// As it stands in `ripen.progress`.
+        identity: i64,
+        /// Its number.
+        number: i32,
     },
     /// Later.
     #[error(
@@ -140,9 +152,16 @@ impl Claiming {
     }
 
     async fn keep(&self) -> Result<(), ClaimError> {
-        let (mut refused_since, mut own) = (None, None);
+        let (mut refused_since, mut own, mut at_home) = (None, None, false);
         loop {
             let lost = match self.connect().await {
+                Ok(claim) if !at_home => match self.find_home(&claim).await? {
+                    Ok(()) => {
+                        at_home = true;
+                        self.hold(&claim, &mut refused_since, &mut own).await?
+                    }
+                    Err(error) => error,
+                },
                 Ok(claim) => self.hold(&claim, &mut refused_since, &mut own).await?,
                 Err(error) => error,
             };
@@ -159,6 +178,39 @@ impl Claiming {
                 let (log, formers) = (LogKey { number, identity }, self.grid.schedule.formers());
                 self.store.claim_as_member(log, &formers).await
             }
+        }
+    }
+
+    /// Waits until the database is known to be that of the log, which only a node among several can doubt. The inner error is Postgres's: the claim's connection is lost then.
+    async fn find_home(&self, claim: &Claim) -> Result<Result<(), StoreError>, ClaimError> {
+        let (Some(identity), Some(member)) = (self.cluster, self.grid.member()) else {
+            return Ok(Ok(()));
+        };
+        let mut foreign_since = None;
+        loop {
+            if let Some(lost) = self.check_succession(claim).await? {
+                return Ok(Err(lost));
+            }
+            if self.grid.schedule.taken_over() {
+                match claim.is_known().await {
+                    Ok(true) => return Ok(Ok(())),
+                    Ok(false) => {}
+                    Err(error) => return Ok(Err(error)),
+                }
+                // The leader may just be at it, in a database that has been restored.
+                let since = foreign_since.get_or_insert_with(Instant::now);
+                if since.elapsed() >= CLAIM_WAIT {
+                    return Err(ClaimError::OtherDatabase {
+                        log: identity.0,
+                        identity: identity.stored(),
+                        number: self.log_number,
+                    });
+                }
+            } else if member.leadership().borrow().here {
+                // The first one ever.
+                return Ok(Ok(()));
+            }
+            sleep(HOME_POLL).await;
         }
     }
 
