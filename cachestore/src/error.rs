@@ -2,6 +2,7 @@
 
 use crate::change::{FlushSeq, RowId};
 use crate::dial::DialError;
+use crate::home::Server;
 use crate::progress::LogIdentity;
 use std::error::Error as _;
 
@@ -47,6 +48,11 @@ pub enum StoreError {
     /// Ripen's own role may not do what it must.
     #[error("Ripen's role lacks a privilege: {0}")]
     Privilege(String),
+    /// The connection leads to another server than the one that is the system of record now: nothing was done.
+    #[error(
+        "the connection leads to another server ({0}) than the system of record, which may lack what was flushed"
+    )]
+    Strange(Server),
     /// The other nodes could not be told which transaction carries the flush; it was rolled back.
     #[error("the other nodes could not be told of the flush's transaction")]
     Untold,
@@ -126,9 +132,10 @@ impl StoreError {
                 Some(code) => classify(code.code()),
                 None => Class::Connection,
             },
-            StoreError::PoolTimeout(_) | StoreError::CatalogUnsteady | StoreError::Untold => {
-                Class::Resource
-            }
+            StoreError::PoolTimeout(_)
+            | StoreError::CatalogUnsteady
+            | StoreError::Untold
+            | StoreError::Strange(_) => Class::Resource,
             StoreError::Fenced { .. } => Class::Fenced,
             StoreError::Hindered { .. } => Class::Lock,
             StoreError::OutOfOrder { .. } | StoreError::UnknownOutcome(_) => Class::Unknown,
@@ -152,6 +159,7 @@ impl StoreError {
             StoreError::Migration(_) => "55000",
             StoreError::CatalogUnsteady | StoreError::Hindered { .. } => "55P03",
             StoreError::Untold => "57P01",
+            StoreError::Strange(_) => "57P03",
             StoreError::Change { sqlstate, .. } => sqlstate,
             StoreError::Unexpected(_) => "XX000",
         }

@@ -6,6 +6,7 @@
 //!                            └ held up by a lock or a missing right: which groups? ROLLBACK, and without them next time
 //! ```
 
+mod again;
 mod dead;
 mod guard;
 mod locks;
@@ -21,9 +22,12 @@ use crate::catalog::Catalog;
 use crate::change::{CommitGroup, FlushSeq, RowId, Shapes};
 use crate::error::{Class, StoreError};
 use crate::failpoint;
+use crate::home::Server;
 use crate::limits::{HELD_UP_FOUND_MAX, SHORT_LOCK_WAIT};
 use crate::progress::{self, LogKey, signed};
+use crate::standing::read_server;
 use crate::store::{Connection, Store};
+pub use again::Again;
 use futures_util::future::BoxFuture;
 use pipeline::pipeline;
 use ripen_pg::ids::{TableOid, Xid};
@@ -108,12 +112,28 @@ impl Store {
     where
         T: Future<Output = Result<(), StoreError>>,
     {
+        self.carry_out(catalog, batch, &Again::default(), tell_others)
+            .await
+    }
+
+    async fn carry_out<T>(
+        &self,
+        catalog: &Catalog,
+        batch: &FlushBatch,
+        again: &Again,
+        tell_others: impl FnOnce(Xid) -> T,
+    ) -> Result<FlushOutcome, StoreError>
+    where
+        T: Future<Output = Result<(), StoreError>>,
+    {
         let transaction = self.borrow().await?;
         failpoint::reach_on("flush-before-begin", transaction.client()).await?;
         let rows = batch.groups.iter().flat_map(|group| &group.rows);
         let tell = tables::reach_further(catalog, rows);
         let wait = self.flush_lock_wait();
-        let xid = begin(transaction.client(), batch, tell, wait).await?;
+        let progress = again.progress(self.home());
+        let (xid, server) = begin(transaction.client(), batch, progress, tell, wait).await?;
+        again.check(server, self.home())?;
         failpoint::reach_on("flush-begun", transaction.client()).await?;
         let written = Written {
             catalog,
@@ -126,6 +146,7 @@ impl Store {
                 written,
             },
             batch,
+            again,
             dead: Vec::new(),
             held_up: Vec::new(),
             hurries: false,
@@ -182,11 +203,12 @@ const TELL: &str = "SELECT pg_logical_emit_message(true, 'ripen.tell', '')";
 async fn begin(
     client: &Connection,
     batch: &FlushBatch,
+    progress: &str,
     tell: bool,
     lock_wait: Duration,
-) -> Result<Xid, StoreError> {
+) -> Result<(Xid, Option<Server>), StoreError> {
     let lock_timeout = lock_timeout(lock_wait);
-    let statement = client.prepare_cached(PROGRESS).await?;
+    let statement = client.prepare_cached(progress).await?;
     let (seq, epoch) = (signed(batch.seq.0), signed(batch.epoch));
     let (statement, log, identity) = (&statement, batch.log.number, batch.log.identity.stored());
     let mut commands = vec![
@@ -212,7 +234,9 @@ async fn begin(
     };
     let text: &str = row.try_get(0)?;
     let xid = text.parse().map(Xid);
-    xid.map_err(|_| StoreError::Unexpected(format!("transaction id {text}")))
+    let xid = xid.map_err(|_| StoreError::Unexpected(format!("transaction id {text}")))?;
+    let server = (row.len() > 1).then(|| read_server(row.try_get(1)?));
+    Ok((xid, server.transpose()?))
 }
 
 /// Why the progress row was not ours to move.
@@ -251,6 +275,7 @@ struct Run<'a> {
     client: &'a Connection,
     write: Write<'a>,
     batch: &'a FlushBatch,
+    again: &'a Again,
     dead: Vec<DeadGroup>,
     /// Groups that cannot be written for now, and why.
     held_up: Vec<(usize, StoreError)>,
@@ -269,6 +294,7 @@ impl Run<'_> {
             }
             other => other?,
         };
+        let beaten = self.again.with_refused(self.batch, beaten);
         beaten
             .iter()
             .for_each(|(group, error)| self.bury(*group, error));

@@ -10,12 +10,14 @@ pub mod dial;
 pub mod error;
 pub mod failpoint;
 pub mod flush;
+pub mod home;
 pub mod limits;
 pub mod load;
 pub mod migrate;
 pub mod prepared;
 pub mod progress;
 pub mod server;
+pub mod standing;
 pub mod store;
 pub mod upstream;
 

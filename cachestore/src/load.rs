@@ -2,9 +2,11 @@
 
 use crate::catalog::{Catalog, Column, Relation};
 use crate::error::StoreError;
+use crate::home::{Home, SERVER};
 use crate::limits::LOADED_ROW_BYTES;
 use crate::raw::{RawParam, RawValue, array, dynamic};
 use crate::sql::{ParamType, key_columns, param_type, qualified, quoted};
+use crate::standing::read_server;
 use crate::store::{Connection, Store};
 use ripen_pg::ids::{Lsn, Snapshot, TypeOid};
 use ripen_pg::key::Key;
@@ -28,7 +30,7 @@ impl Store {
     /// Loads rows of one table in one statement. Keys must be distinct canonical ones of the relation's primary key, at most [`crate::limits::LOAD_KEYS`].
     /// Columns whose type has no exact renderer come as `Missing`. Cancel safe.
     ///
-    /// Errors: `Change` (class `Schema`) when the table is not what the catalog says: load the catalog anew.
+    /// Errors: `Change` (class `Schema`) when the table is not what the catalog says: load the catalog anew. `Strange` when the server that answered is not the one that the log says.
     pub async fn load_rows(
         &self,
         catalog: &Catalog,
@@ -37,11 +39,12 @@ impl Store {
     ) -> Result<Loaded, StoreError> {
         let query = Query::new(catalog, relation, keys)?;
         let client = self.client().await?;
-        match query.run(&client).await {
+        let home = self.home();
+        match query.run(&client, home).await {
             // "cached plan must not change result type": the table was altered since this connection prepared the statement.
             Err(error) if error.sqlstate() == "0A000" => {
                 client.statement_cache.clear();
-                query.run(&client).await
+                query.run(&client, home).await
             }
             other => other,
         }
@@ -118,15 +121,15 @@ impl<'a> Query<'a> {
         })
     }
 
-    async fn run(&self, client: &Connection) -> Result<Loaded, StoreError> {
-        let sql = select(self.relation, &self.selected, &self.condition);
+    async fn run(&self, client: &Connection, home: &Home) -> Result<Loaded, StoreError> {
+        let sql = select(self.relation, &self.selected, &self.condition, home);
         let statement = client.prepare_cached(&sql).await?;
         self.check(&statement)?;
         let rows = client.query(&statement, &dynamic(&self.params)).await?;
         let (mut moment, mut found) = (None, Vec::with_capacity(rows.len()));
         for row in &rows {
             match row.try_get::<_, Option<&str>>(0)? {
-                Some(text) => moment = Some(self.moment(text)?),
+                Some(text) => moment = Some(self.moment(text, home)?),
                 None => found.push(self.row(row)?),
             }
         }
@@ -158,14 +161,21 @@ impl<'a> Query<'a> {
         Err(changed(self.relation))
     }
 
-    /// The text is the snapshot, the end of the WAL, then the OID that the table's name stands for.
-    fn moment(&self, text: &str) -> Result<(Snapshot, Lsn), StoreError> {
+    /// The text is the snapshot, the end of the WAL, then the OID that the table's name stands for, then the server, where it matters.
+    fn moment(&self, text: &str, home: &Home) -> Result<(Snapshot, Lsn), StoreError> {
         let unexpected = || StoreError::Unexpected(format!("snapshot {text}"));
-        let mut parts = text.splitn(3, ' ');
+        let mut parts = text.splitn(4, ' ');
         let mut next = || parts.next().ok_or_else(unexpected);
         let (snapshot, wal, oid) = (next()?, next()?, next()?);
         if oid != self.relation.oid.0.to_string() {
             return Err(changed(self.relation));
+        }
+        if home.guarded() {
+            let server = read_server(next()?)?;
+            if !home.is(Some(server)) {
+                home.doubt();
+                return Err(StoreError::Strange(server));
+            }
         }
         let snapshot = snapshot.parse().map_err(|_| unexpected())?;
         Ok((snapshot, wal.parse().map_err(|_| unexpected())?))
@@ -194,14 +204,23 @@ impl<'a> Query<'a> {
 }
 
 /// One row with the snapshot, then the rows found: the snapshot comes even when there is none, and only once.
-fn select(relation: &Relation, selected: &[(&Column, TypeOid)], condition: &str) -> String {
+fn select(
+    relation: &Relation,
+    selected: &[(&Column, TypeOid)],
+    condition: &str,
+    home: &Home,
+) -> String {
+    let server = match home.guarded() {
+        true => format!(", {SERVER}"),
+        false => String::new(),
+    };
     let name = qualified(relation);
     let literal = name.replace('\'', "''");
     let columns = selected
         .iter()
         .map(|(column, _)| format!(", t.{}", quoted(&column.name)));
     format!(
-        "SELECT concat_ws(' ', pg_current_snapshot(), pg_current_wal_insert_lsn(), to_regclass('{literal}')::oid){} \
+        "SELECT concat_ws(' ', pg_current_snapshot(), pg_current_wal_insert_lsn(), to_regclass('{literal}')::oid{server}){} \
          UNION ALL SELECT NULL{} FROM {name} AS t {condition}",
         ", NULL".repeat(selected.len()),
         columns.collect::<String>(),

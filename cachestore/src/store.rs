@@ -2,6 +2,7 @@
 
 use crate::dial::dial;
 use crate::error::{Class, StoreError};
+use crate::home::Home;
 use crate::limits::{FLUSH_LOCK_WAIT, POOL_CONNECTIONS, POOL_WAIT, STATEMENTS_MAX};
 use crate::upstream::Upstream;
 use deadpool::managed::{Manager, Metrics, Object, Pool, PoolError, RecycleError, RecycleResult};
@@ -46,6 +47,7 @@ pub struct Store {
     upstream: Arc<Upstream>,
     settings: Arc<StoreSettings>,
     away: Arc<AtomicBool>,
+    home: Arc<Home>,
 }
 
 /// A connection of the pool; goes back when dropped, rolled back if a transaction was open.
@@ -101,7 +103,25 @@ impl Store {
             upstream,
             settings,
             away: Arc::new(AtomicBool::new(true)),
+            home: Arc::default(),
         }
+    }
+
+    /// The same where it matters whether the server is the one that the log says: see [`Home`].
+    #[must_use]
+    pub fn guarded(self, guarded: bool) -> Store {
+        let home = Home::new(guarded);
+        Store { home, ..self }
+    }
+
+    /// Which server is the system of record.
+    pub fn home(&self) -> &Arc<Home> {
+        &self.home
+    }
+
+    /// Closes idle connections: new ones may lead to another server.
+    pub fn forget_idle(&self) {
+        self.pool.retain(|_, _| false);
     }
 
     /// Where it leads.

@@ -22,6 +22,8 @@ pub enum Request {
     Barrier(Scope),
     /// The catalog is another one.
     CatalogChanged,
+    /// This node has met another server than the log says: the leader is to look.
+    Look,
     /// A write, in the words of whoever set [`crate::grid::Grid::set_writer`].
     Write(RequestId, u64, Bytes),
 }
@@ -56,6 +58,7 @@ impl Request {
                 encode_owned(&mut out, scope);
             }
             Request::CatalogChanged => out.push(4),
+            Request::Look => out.push(6),
             Request::Write(id, below, write) => {
                 out.push(5);
                 encode_request(&mut out, *id);
@@ -77,6 +80,7 @@ impl Request {
             }
             3 => Request::Barrier(decode_owned(&mut reader)?),
             4 => Request::CatalogChanged,
+            6 => Request::Look,
             5 => {
                 let (id, below) = (decode_request(&mut reader)?, reader.u64()?);
                 Request::Write(id, below, bytes.slice_ref(reader.bytes()?))
@@ -163,6 +167,7 @@ mod tests {
             Request::Release(vec![id], HoldEnd::Changed),
             Request::Barrier(Scope::Nothing),
             Request::CatalogChanged,
+            Request::Look,
             Request::Write(id, 8, Bytes::from_static(b"update")),
         ] {
             assert_eq!(Request::decode(&request.encode()), Ok(request));

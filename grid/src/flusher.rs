@@ -17,15 +17,19 @@ use ripen_cachestore::flush::{FlushBatch, FlushOutcome};
 use ripen_cachestore::progress::{FlushFate, LogKey, Taken, Taker};
 use ripen_cachestore::{Class, Store, StoreError};
 use ripen_pg::ids::{TableOid, Xid};
+use standbys::Watched;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
+mod again;
 mod held_up;
+mod standbys;
 
 pub use held_up::HeldUp;
+pub use standbys::{StandbySeen, Standbys};
 
 /// Somebody waits until what is pending in the scope at this moment is in Postgres. A dropped sender means that it will not happen.
 pub struct FlushRequest {
@@ -64,6 +68,8 @@ pub struct FlushStats {
     pub failures: AtomicU64,
     /// Commit groups sent to the dead letters.
     pub dead: AtomicU64,
+    /// Flushes that Postgres had lost and that were written again.
+    pub again: AtomicU64,
 }
 
 /// What the flusher works with. [`Flusher::run`] is its task.
@@ -100,6 +106,10 @@ pub struct Flusher {
     pub stats: Arc<FlushStats>,
     /// What it leaves out for a while.
     pub held_up: HeldUp,
+    /// For whom flushes are kept.
+    pub standbys: Arc<Standbys>,
+    /// A flush has met another server, or one that lacks something.
+    pub unsettled: bool,
     /// In which term this node leads the log, if it does: only then it flushes.
     pub leads: watch::Receiver<Option<u64>>,
     /// Whether other nodes must hear of a flush's transaction before it commits.
@@ -169,6 +179,7 @@ impl Flusher {
             }
             // Nothing has to be settled by this node, and nobody waits here for what another writes.
             self.held_up = HeldUp::default();
+            self.standbys.look_away();
             let _ = self.settled.send(true);
             tokio::select! {
                 request = self.requests.recv() => drop(request?),
@@ -179,34 +190,91 @@ impl Flusher {
 
     /// Flushes for as long as this node leads in that term.
     async fn lead(&mut self, term: u64, stop: &CancellationToken) -> Result<(), FlusherError> {
-        let mut backoff = Backoff {
-            step: 0,
-            chance: self.chance,
-        };
         let _ = self.settled.send(false);
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
             () = self.may_begin() => {}
         }
-        let epoch = loop {
+        let Some(epoch) = self.settle_surely(term, stop).await? else {
+            return Ok(());
+        };
+        // Nobody may be listening.
+        let _ = self.settled.send(true);
+        let (standbys, watched) = (self.standbys.clone(), self.watched(term));
+        tokio::select! {
+            ended = self.work(term, epoch, stop) => ended,
+            Err(error) = standbys.watch(watched) => Err(error.into()),
+        }
+    }
+
+    fn watched(&self, term: u64) -> Watched {
+        Watched {
+            log: self.log.clone(),
+            key: self.key(),
+            term,
+            store: self.store.clone(),
+            schedule: self.schedule.clone(),
+            clock: self.clock,
+        }
+    }
+
+    /// Tries until it is done. `None`: stopped.
+    async fn settle_surely(
+        &mut self,
+        term: u64,
+        stop: &CancellationToken,
+    ) -> Result<Option<u64>, FlusherError> {
+        let mut backoff = Backoff {
+            step: 0,
+            chance: self.chance,
+        };
+        self.unsettled = false;
+        loop {
             tokio::select! {
-                () = stop.cancelled() => return Ok(()),
+                () = stop.cancelled() => return Ok(None),
                 settled = self.settle(term) => match settled {
-                    Ok(epoch) => break epoch,
+                    Ok(epoch) => return Ok(Some(epoch)),
                     Err(FlusherError::Store(error)) => self.wait_after(error, &mut backoff, "cannot settle the write-behind queue with Postgres").await?,
                     Err(error) => return Err(error),
                 }
             }
-        };
-        // Nobody may be listening.
-        let _ = self.settled.send(true);
+        }
+    }
+
+    /// Flushes what is ripe or asked for; settles again whenever another server may have come in the place of the system of record.
+    async fn work(
+        &mut self,
+        term: u64,
+        mut epoch: u64,
+        stop: &CancellationToken,
+    ) -> Result<(), FlusherError> {
+        let mut doubts = self.store.home().doubts();
         while !stop.is_cancelled() {
             let (scope, cutoff_ms, waiting) = tokio::select! {
                 () = stop.cancelled() => return Ok(()),
+                Ok(()) = doubts.changed() => {
+                    if self.is_elsewhere(epoch).await {
+                        match self.settle_surely(term, stop).await? {
+                            Some(settled) => epoch = settled,
+                            None => return Ok(()),
+                        }
+                    }
+                    continue;
+                }
                 work = self.next() => match work { Some(work) => work, None => return Ok(()) },
             };
-            self.flush_scope((term, epoch), scope, cutoff_ms, stop)
-                .await?;
+            loop {
+                let scope = scope.clone();
+                self.flush_scope((term, epoch), scope, cutoff_ms, stop)
+                    .await?;
+                if !self.unsettled || stop.is_cancelled() {
+                    break;
+                }
+                match self.settle_surely(term, stop).await? {
+                    Some(settled) => epoch = settled,
+                    None => return Ok(()),
+                }
+            }
             if !stop.is_cancelled() {
                 for request in waiting {
                     self.held_up.answer(request);
@@ -229,6 +297,10 @@ impl Flusher {
     /// Takes over the progress row (this waits out a flush transaction still running) and settles the flush that an earlier process left open.
     async fn settle(&self, term: u64) -> Result<u64, FlusherError> {
         reach("settle-begun");
+        if self.store.home().guarded() {
+            // Old connections may lead to where the system of record was.
+            self.store.forget_idle();
+        }
         if self.has_peers {
             // Who has been replaced and does not know it must not take over.
             self.log.propose_in(term, Command::Nothing).await?;
@@ -240,6 +312,7 @@ impl Flusher {
         if !self.schedule.taken_over() {
             self.log.propose_in(term, Command::TakenOver).await?;
         }
+        let server = self.server_taken(epoch).await?;
         if let Some(other) = taken.other {
             tracing::warn!(
                 other,
@@ -252,17 +325,43 @@ impl Flusher {
                 true => self.store.dead_rows(self.key(), seq).await?,
                 false => Vec::new(),
             };
-            self.log.propose_in(term, ended(seq, applied, dead)).await?;
+            let end = self.end(FlushEnd { seq, applied, dead });
+            self.log.propose_in(term, end).await?;
             reach("settle-ended");
         }
-        if settlement.lost {
-            self.complain_of_loss(taken.applied);
+        if let Some((first, last)) = settlement.lost {
+            complain_of_loss(first, last);
         }
         if let Some(applied) = settlement.count_on {
             let end = ended(applied, true, Vec::new());
             self.log.propose_in(term, end).await?;
         }
+        if let Some(first) = settlement.again {
+            self.write_again(epoch, first, server).await?;
+        }
+        if let Some(server) = server {
+            let lacked = settlement.lost.is_some() || settlement.again.is_some();
+            self.go_home(term, epoch, server, lacked).await?;
+        }
+        if self.keeps() && !self.standbys.counts() {
+            // The configuration names no standbys any more.
+            let last = self.schedule.known().last;
+            self.log.propose_in(term, Command::Safe(last)).await?;
+        }
         Ok(epoch)
+    }
+
+    /// How a flush ends in the log.
+    fn end(&self, end: FlushEnd) -> Command {
+        match end.applied && self.standbys.counts() {
+            true => Command::FlushKept(end),
+            false => Command::FlushEnd(end),
+        }
+    }
+
+    /// Whether Postgres may be given what it lacks.
+    fn keeps(&self) -> bool {
+        self.schedule.ask_kept(|kept| kept.first()).is_some()
     }
 
     fn key(&self) -> LogKey {
@@ -282,14 +381,6 @@ impl Flusher {
             formers: &formers,
         };
         self.store.take_over(taker).await
-    }
-
-    fn complain_of_loss(&self, applied: FlushSeq) {
-        tracing::error!(
-            ?applied,
-            expected = ?self.schedule.known().last,
-            "Postgres has lost flushes that it had committed: rows of the last flushes may be old there"
-        );
     }
 
     /// Waits for the next reason to flush.
@@ -396,6 +487,9 @@ impl Flusher {
                 return Ok(());
             };
             self.carry((term, epoch), &open, &mut backoff, stop).await?;
+            if self.unsettled {
+                return Ok(());
+            }
         }
         Ok(())
     }
@@ -455,7 +549,11 @@ impl Flusher {
                 }
                 Err(error) if error.class() == Class::Unknown => {
                     end = self.find_out(epoch, open, &error, backoff).await?;
-                    if end.is_none() && matches!(error, StoreError::OutOfOrder { .. }) {
+                    let out_of_order = matches!(error, StoreError::OutOfOrder { .. });
+                    if end.is_none() && out_of_order && (self.keeps() || self.standbys.counts()) {
+                        self.unsettled = true;
+                        end = Some(given_back(open));
+                    } else if end.is_none() && out_of_order {
                         counted = self.recount(epoch, open, backoff).await?;
                         end = counted.map(|_| given_back(open));
                     }
@@ -474,6 +572,11 @@ impl Flusher {
                             self.wait_after(error, backoff, what).await?;
                         }
                     }
+                }
+                Err(StoreError::Strange(server)) => {
+                    tracing::warn!(%server, "a flush has met another server than the system of record");
+                    self.unsettled = true;
+                    end = Some(given_back(open));
                 }
                 Err(StoreError::HeldUp { rows, by }) => {
                     self.stats.failures.fetch_add(1, Ordering::Relaxed);
@@ -498,7 +601,7 @@ impl Flusher {
         }
         if let Some(end) = end {
             reach("flush-before-end");
-            let end = Command::FlushEnd(end);
+            let end = self.end(end);
             self.log.propose_in(term, end).await?;
             reach("flush-ended");
         }
@@ -536,7 +639,10 @@ impl Flusher {
         match self.take_over(epoch).await {
             Ok(taken) if taken.applied.0 + 1 == open.seq.0 => Ok(None),
             Ok(taken) => {
-                self.complain_of_loss(taken.applied);
+                let last = self.schedule.known().last;
+                if taken.applied < last {
+                    complain_of_loss(FlushSeq(taken.applied.0 + 1), last);
+                }
                 Ok(Some(taken.applied))
             }
             Err(error) => {
@@ -636,6 +742,16 @@ async fn replaced(leads: &mut watch::Receiver<Option<u64>>, term: u64) {
     if leads.wait_for(|now| *now != Some(term)).await.is_err() {
         std::future::pending().await
     }
+}
+
+/// Rows of these flushes are old in Postgres.
+fn complain_of_loss(first: FlushSeq, last: FlushSeq) {
+    tracing::error!(
+        first = first.0,
+        last = last.0,
+        flushes = last.0 + 1 - first.0,
+        "Postgres has lost flushes that it had committed, and they are not kept here: what they had written is lost. Where it fails over to asynchronous standbys, name them in \"standbys\""
+    );
 }
 
 /// Only the lack of a right needs a human.

@@ -2,13 +2,14 @@
 //!
 //! Lock order: leader, then fences, then shards (ascending), then the machine's schedule. None is held across an await.
 
+mod abroad;
 mod together;
 
 use crate::change::{Before, CommitGroup, RowId};
 use crate::desk::{Answer, Request};
 use crate::feed::Feed;
 use crate::fences::Fences;
-use crate::flusher::FlushRequest;
+use crate::flusher::{FlushRequest, Standbys};
 use crate::leader::{Leader, Proposal, Undrained};
 use crate::limits;
 use crate::loader::{LoadError, Loader};
@@ -20,11 +21,13 @@ use crate::requests::Requests;
 use crate::rows::{Found, Rows};
 use crate::schedule::Schedule;
 use crate::scope::Scope;
+pub(crate) use abroad::carry_doubts;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use ripen_cachestore::catalog::Catalog;
 use ripen_cachestore::failpoint::reach;
+use ripen_cachestore::home::Home;
 use ripen_pg::ids::TableOid;
 use ripen_pg::tuple::Tuple;
 use std::collections::HashSet;
@@ -112,6 +115,10 @@ pub struct Grid {
     /// The way to the leader; `None`: this node is alone.
     pub(crate) requester: Option<Requester>,
     pub(crate) writer: OnceLock<Writer>,
+    /// Which server is the system of record.
+    pub home: Arc<Home>,
+    /// What its standbys have, as whoever leads here has seen it.
+    pub standbys: Arc<Standbys>,
     pub(crate) ownership: Ownership,
     pub(crate) leader: Arc<Mutex<Leader>>,
     pub(crate) applied: watch::Receiver<Proposal>,

@@ -9,6 +9,7 @@ pub mod feed;
 pub mod fences;
 pub mod flusher;
 pub mod grid;
+pub mod kept;
 pub mod leader;
 pub mod limits;
 pub mod loader;

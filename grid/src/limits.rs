@@ -98,6 +98,21 @@ pub const HELD_UP_PAUSE_MIN: Duration = Duration::from_secs(1);
 /// Longest such pause: how late a GRANT or the end of a lock is noticed. Each try for a lock costs everybody `FLUSH_LOCK_WAIT`.
 pub const HELD_UP_PAUSE_MAX: Duration = Duration::from_secs(8);
 
+/// How often the leader looks what the standbys have while flushes are kept for them: so long they are kept at least.
+pub const STANDBYS_PERIOD: Duration = Duration::from_millis(200);
+
+/// The same while nothing is kept: how late a failover is noticed at the latest, when nobody has work for Postgres.
+pub const STANDBYS_IDLE_PERIOD: Duration = Duration::from_secs(1);
+
+/// Times of kept flushes whose place in the WAL is remembered. Reached: those of the newest are taken together, so they are let go later.
+pub const STANDBY_MARKS_MAX: usize = 64;
+
+/// How old a kept flush is when people are told whom it is kept for.
+pub const STANDBY_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Shortest time between two tellings of the leader that another server was met.
+pub const DOUBT_PAUSE: Duration = Duration::from_millis(200);
+
 /// How long a node asks for the leader before it refuses what it was asked: some elections.
 pub const LEADER_WAIT: Duration = Duration::from_secs(10);
 

@@ -4,6 +4,7 @@
 //! bases, and the fences of a node alone.
 
 use crate::change::{Before, Change, CommitGroup, RowChange, RowId};
+use crate::kept::KeptFlush;
 use crate::leader::{Leader, Proposal};
 use crate::log::{
     Command, Entry, FlushEnd, FlushScope, FlushStart, HeldScope, HoldEnd, LogIndex, Machine,
@@ -17,6 +18,7 @@ use crate::schedule::{Inner, OpenFlush, Schedule};
 use crate::scope::Scope;
 use parking_lot::Mutex;
 use ripen_cachestore::failpoint::reach;
+use ripen_cachestore::home::{Home, Server};
 use ripen_pg::ids::TableOid;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -46,6 +48,8 @@ pub struct GridMachine {
     pub requests: Arc<Mutex<Requests>>,
     /// What that means for memory.
     pub ownership: Ownership,
+    /// Which server is the system of record: told what the log says.
+    pub home: Arc<Home>,
     /// Counts the changes of the catalog that nodes have told of.
     pub catalog_changes: Arc<watch::Sender<u64>>,
 }
@@ -107,6 +111,7 @@ impl Machine for GridMachine {
             self.ownership.feed.doubt();
             self.catalog_changes.send_modify(|changes| *changes += 1);
         }
+        self.home.set(inner.home, true);
         self.schedule.set_clock(inner.ripening.newest_ms());
         self.schedule.publish(&inner);
         Ok(())
@@ -130,7 +135,14 @@ impl GridMachine {
                     self.schedule.carried(seq, xid);
                 }
             }
-            Command::FlushEnd(end) => self.flush_end(end, proposed.index),
+            Command::FlushEnd(end) => self.flush_end(end, proposed, false),
+            Command::FlushKept(end) => self.flush_end(end, proposed, true),
+            Command::Safe(seq) => {
+                let mut inner = self.schedule.inner.lock();
+                inner.kept.release(seq);
+                self.schedule.publish(&inner);
+            }
+            Command::Home(server, anew) => self.go_home(server, anew),
             Command::Nothing => {}
             Command::Hold(held) => self.hold(held),
             Command::Release(ids, end) => self.release(&ids, end),
@@ -242,16 +254,34 @@ impl GridMachine {
         self.schedule.publish(&inner);
     }
 
-    fn flush_end(&self, end: FlushEnd, index: LogIndex) {
+    /// Loads under way, if any are kept, were of the server before: they are poisoned with the rows. So first the name of the new one.
+    fn go_home(&self, server: Server, anew: bool) {
+        let mut inner = self.schedule.inner.lock();
+        inner.home = Some(server);
+        if anew {
+            inner.unconfirmed.clear();
+            inner.confirmed_early = None;
+        }
+        drop(inner);
+        self.home.set(Some(server), anew);
+        if anew {
+            self.rows.history_lost();
+            self.rows.stream_lost(|_| true);
+        }
+    }
+
+    fn flush_end(&self, end: FlushEnd, proposed: Proposed, keep: bool) {
         let mut inner = self.schedule.inner.lock();
         inner.carried = None;
         if inner.open.is_none() && end.applied {
             // Count on from what Postgres has (see the flusher's `settle` and `recount`): numbers may come again.
-            inner.last_seq = end.seq;
+            let last = inner.last_seq;
+            inner.last_seq = inner.kept.count_on(end.seq, last);
             inner.confirmed_early = None;
             let unconfirmed = std::mem::take(&mut inner.unconfirmed);
             let rows: Vec<RowId> = unconfirmed.into_values().flatten().collect();
             self.rows.drop_rows(&rows);
+            self.schedule.publish(&inner);
             return;
         }
         let Some(open) = inner.open.take_if(|open| open.seq == end.seq) else {
@@ -262,7 +292,13 @@ impl GridMachine {
             return;
         };
         if end.applied {
-            self.flush_applied(&mut inner, &open, &end.dead, index);
+            self.flush_applied(&mut inner, &open, &end.dead, proposed.index);
+            if keep {
+                let kept = KeptFlush::of(&open, &end.dead, &inner.shapes, proposed.at_ms);
+                inner.kept.keep(kept);
+            } else {
+                inner.kept.clear();
+            }
         } else {
             self.flush_failed(&mut inner, &open);
         }

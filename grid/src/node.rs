@@ -5,8 +5,8 @@ use crate::cluster::{Desk, Member, MemberError, MemberOptions};
 use crate::desk::{Answer, Request};
 use crate::feed::Feed;
 use crate::fences::Fences;
-use crate::flusher::{FlushStats, Flusher, FlusherError, PaceSource};
-use crate::grid::{Grid, GridOptions};
+use crate::flusher::{FlushStats, Flusher, FlusherError, PaceSource, Standbys};
+use crate::grid::{Grid, GridOptions, carry_doubts};
 use crate::leader::{Leader, Proposal};
 use crate::loader::{CatalogSource, Loader};
 use crate::log::{Log, LogError, LogOptions};
@@ -45,6 +45,8 @@ pub struct NodeParts {
     pub holder: String,
     /// True when the database may be written to.
     pub claimed: watch::Receiver<bool>,
+    /// Standbys of the system of record that are to have each flush before it is forgotten here, by their `application_name`.
+    pub standbys: Vec<String>,
     /// The unix clock in milliseconds.
     pub clock: fn() -> u64,
     /// What ages of rows are counted by.
@@ -115,6 +117,7 @@ impl Node {
             requests: Arc::clone(&asked),
             ownership: ownership.clone(),
             catalog_changes,
+            home: parts.store.home().clone(),
         };
         let waits = match parts.cluster {
             Some(_) => Waits::TimeAndSockets,
@@ -163,7 +166,10 @@ impl Node {
         );
         let (flushes, requests) = mpsc::unbounded_channel();
         let flush_stats = Arc::new(FlushStats::default());
+        let (home, standbys) = (parts.store.home().clone(), Standbys::new(parts.standbys));
         let flusher = Flusher {
+            standbys: standbys.clone(),
+            unsettled: false,
             log: log.clone(),
             log_number: parts.log_number,
             holder: parts.holder,
@@ -195,6 +201,8 @@ impl Node {
             catalog_changes: watch_catalog,
             requester,
             writer: Default::default(),
+            home: home.clone(),
+            standbys: standbys.clone(),
             ownership,
             wait_stats: Default::default(),
             flush_stats,
@@ -213,6 +221,10 @@ impl Node {
         if let Some(releases) = releases {
             let carried = requester::carry_releases(Arc::downgrade(&grid), releases);
             let stop = stop.clone();
+            tokio::spawn(async move { stop.run_until_cancelled(carried).await });
+        }
+        if grid.home.guarded() && grid.has_peers() {
+            let (carried, stop) = (carry_doubts(Arc::downgrade(&grid)), stop.clone());
             tokio::spawn(async move { stop.run_until_cancelled(carried).await });
         }
         Ok(Node {

@@ -92,6 +92,7 @@ fn machine() -> (GridMachine, Arc<Schedule>) {
         marks: Arc::new(Marks::new(0)),
     };
     let machine = GridMachine {
+        home: Arc::default(),
         rows,
         schedule: schedule.clone(),
         leader: Arc::new(Mutex::new(Leader::default())),

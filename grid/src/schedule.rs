@@ -2,11 +2,13 @@
 //! Holds the lock around [`Ripening`]; never awaits while holding it.
 
 use crate::change::{CommitGroup, FlushSeq, RowId, Shapes};
+use crate::kept::{Kept, KeptStats};
 use crate::limits;
 use crate::ripening::{Ripening, Taken};
 use crate::scope::Scope;
 use crate::settlement::Known;
 use parking_lot::Mutex;
+use ripen_cachestore::home::Server;
 use ripen_cachestore::progress::LogIdentity;
 use ripen_pg::ids::{Xid, Xid32};
 use ripen_pg::tuple::Tuple;
@@ -74,6 +76,10 @@ pub(crate) struct Inner {
     pub formers: Vec<LogIdentity>,
     /// Whether a leader has taken over in Postgres.
     pub taken_over: bool,
+    /// Flushes that Postgres's standbys may lack.
+    pub kept: Kept,
+    /// Which server is the system of record.
+    pub home: Option<Server>,
     pub coalesced: u64,
     pub written: u64,
 }
@@ -83,8 +89,10 @@ pub(crate) struct Inner {
 pub struct ScheduleStats {
     /// Rows pending (flushing ones not counted).
     pub pending_rows: u64,
-    /// Their bytes.
+    /// Their bytes, and those of kept flushes.
     pub pending_bytes: u64,
+    /// Flushes that Postgres's standbys may lack.
+    pub kept: KeptStats,
     /// When the oldest became pending (unix milliseconds).
     pub oldest_ms: Option<u64>,
     /// Rows in the open flush.
@@ -112,7 +120,7 @@ impl Schedule {
         flushing || inner.ripening.has(scope)
     }
 
-    /// Bytes of pending and flushing rows: what back-pressure is measured by.
+    /// Bytes of pending and flushing rows, and of those of kept flushes: what back-pressure is measured by.
     pub fn pending_bytes(&self) -> u64 {
         self.pending_bytes.load(Ordering::Relaxed)
     }
@@ -149,9 +157,20 @@ impl Schedule {
         Known {
             open: open.map(|open| open.seq),
             last: inner.last_seq,
+            kept_from: inner.kept.first(),
             pending_rows: inner.ripening.len() as u64
                 + open.map_or(0, |open| open.rows().len() as u64),
         }
+    }
+
+    /// Asks for what is kept.
+    pub fn ask_kept<R>(&self, ask: impl FnOnce(&Kept) -> R) -> R {
+        ask(&self.inner.lock().kept)
+    }
+
+    /// Which server is the system of record, as the log says.
+    pub fn home(&self) -> Option<Server> {
+        self.inner.lock().home
     }
 
     /// The log has named the transaction of an open flush.
@@ -186,8 +205,10 @@ impl Schedule {
 
     pub(crate) fn publish(&self, inner: &Inner) {
         let open = inner.open.as_ref().map_or(0, |open| open.bytes);
-        self.pending_bytes
-            .store(inner.ripening.bytes() + open, Ordering::Relaxed);
+        self.pending_bytes.store(
+            inner.ripening.bytes() + open + inner.kept.bytes(),
+            Ordering::Relaxed,
+        );
         self.changed.notify_one();
     }
 
@@ -242,6 +263,7 @@ impl Schedule {
         ScheduleStats {
             pending_rows: inner.ripening.len() as u64,
             pending_bytes: self.pending_bytes(),
+            kept: inner.kept.stats(),
             oldest_ms: inner.ripening.oldest_ms(),
             flushing_rows: inner
                 .open

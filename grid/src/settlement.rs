@@ -1,8 +1,8 @@
 //! What Postgres's count of a log's flushes means when a leader begins. Decides; `flusher.rs` asks and proposes.
 //!
 //! The start of each flush is on disk before the flush is in Postgres, so the log knows of every flush that Postgres counts, and the count decides about the
-//! one that is open. A count that the log cannot have led to is Postgres's or the log's loss: of Postgres's nothing can be told, it is only counted on from; where the
-//! log lacks flushes, its pending rows may be in Postgres already, and nobody knows which.
+//! one that is open. A count that the log cannot have led to is Postgres's or the log's loss. What Postgres lacks and the log has kept is written again; what it has not kept is lost, and only counted
+//! on from. Where the log lacks flushes, its pending rows may be in Postgres already, and nobody knows which.
 
 use crate::change::FlushSeq;
 
@@ -13,6 +13,8 @@ pub struct Known {
     pub open: Option<FlushSeq>,
     /// The last that it ended as applied.
     pub last: FlushSeq,
+    /// The first that it has kept, and with it all up to the last. `None`: none.
+    pub kept_from: Option<FlushSeq>,
     /// Rows that are pending, those of the open flush too.
     pub pending_rows: u64,
 }
@@ -24,8 +26,10 @@ pub struct Settlement {
     pub open: Option<(FlushSeq, bool)>,
     /// Postgres counts otherwise: count on from there.
     pub count_on: Option<FlushSeq>,
-    /// Postgres lacks flushes that it had committed.
-    pub lost: bool,
+    /// Postgres lacks these flushes, from the first to the last, that it had committed, and nobody has them.
+    pub lost: Option<(FlushSeq, FlushSeq)>,
+    /// Postgres lacks all from this one, by the numbers of after `count_on`, that it had committed: they are kept, and to be written again.
+    pub again: Option<FlushSeq>,
 }
 
 /// The log lacks flushes that Postgres has, and has rows pending that they may have carried.
@@ -60,10 +64,16 @@ pub fn settle(known: Known, applied: FlushSeq) -> Result<Settlement, SetBack> {
         Some((seq, true)) => seq,
         _ => known.last,
     };
+    let next = FlushSeq(applied.0 + 1);
+    // An open flush that was applied is kept only from its end on, and nothing is lost then.
+    let again = known.kept_from.filter(|_| applied < last);
+    let lost_to = again.map_or(last.0, |kept_from| kept_from.0 - 1);
+    let lost = (lost_to >= next.0).then_some((next, FlushSeq(lost_to)));
     Ok(Settlement {
         open,
-        count_on: (applied != last).then_some(applied),
-        lost: applied < last,
+        count_on: (applied > last || lost.is_some()).then_some(applied),
+        lost,
+        again: again.map(|_| next),
     })
 }
 
@@ -75,7 +85,75 @@ mod tests {
         Known {
             open: open.map(FlushSeq),
             last: FlushSeq(last),
+            kept_from: None,
             pending_rows,
+        }
+    }
+
+    fn kept(open: Option<u64>, from: u64, last: u64) -> Known {
+        Known {
+            kept_from: Some(FlushSeq(from)),
+            ..known(open, last, 0)
+        }
+    }
+
+    #[test]
+    fn what_postgres_lacks_and_is_kept_is_written_again() {
+        let again = Settlement {
+            again: Some(FlushSeq(4)),
+            ..Settlement::default()
+        };
+        assert_eq!(settled(kept(None, 3, 6), 3), again);
+        assert_eq!(settled(kept(None, 4, 6), 3), again);
+        let open = Some((FlushSeq(7), false));
+        assert_eq!(
+            settled(kept(Some(7), 4, 6), 3),
+            Settlement { open, ..again }
+        );
+        assert_eq!(settled(kept(None, 4, 6), 6), Settlement::default());
+        let open = Some((FlushSeq(7), true));
+        let applied = Settlement {
+            open,
+            ..Settlement::default()
+        };
+        assert_eq!(settled(kept(Some(7), 4, 6), 7), applied);
+    }
+
+    #[test]
+    fn what_is_kept_comes_behind_what_is_lost() {
+        let settled = settled(kept(None, 5, 6), 2);
+        assert_eq!(settled.lost, Some((FlushSeq(3), FlushSeq(4))));
+        assert_eq!(settled.count_on, Some(FlushSeq(2)));
+        assert_eq!(settled.again, Some(FlushSeq(3)));
+    }
+
+    /// Every flush is there once, or named as lost; none comes before one that was there before it.
+    #[test]
+    fn every_flush_is_in_postgres_or_is_written_again_or_named() {
+        for (applied, safe, last) in (0..6).flat_map(|applied| {
+            (0..6).flat_map(move |safe| (safe..6).map(move |last| (applied, safe, last)))
+        }) {
+            let known = Known {
+                kept_from: (safe < last).then_some(FlushSeq(safe + 1)),
+                ..known(None, last, 0)
+            };
+            let found = settled(known, applied);
+            let lost = found.lost.map_or(0, |(first, to)| to.0 + 1 - first.0);
+            let again = match found.again {
+                Some(_) => last - applied - lost,
+                None => 0,
+            };
+            if applied <= last {
+                assert_eq!(applied + lost + again, last, "{applied} {safe} {last}");
+                assert_eq!(
+                    lost,
+                    safe.saturating_sub(applied),
+                    "{applied} {safe} {last}"
+                );
+                assert_eq!(found.count_on.is_some(), lost > 0);
+            } else {
+                assert_eq!((found.count_on, lost), (Some(FlushSeq(applied)), 0));
+            }
         }
     }
 
@@ -100,7 +178,8 @@ mod tests {
         let lost = Settlement {
             open: Some((FlushSeq(5), false)),
             count_on: Some(FlushSeq(2)),
-            lost: true,
+            lost: Some((FlushSeq(3), FlushSeq(4))),
+            again: None,
         };
         assert_eq!(settled(known(Some(5), 4, 1), 2), lost);
         assert_eq!(

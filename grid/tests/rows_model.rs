@@ -1,6 +1,6 @@
 //! The heart of the product against a model: rows, ripening and state machine under random interleavings of loads (with snapshots taken some time before
 //! they return), outside transactions, grid writes, flushes (that fail, are retried, lose their reply), a stream that repeats itself or starts anew,
-//! eviction, and restarts from a snapshot and the log.
+//! eviction, restarts from a snapshot and the log, and failovers of Postgres that lose commits.
 //!
 //! At every moment each row that memory knows is a legal value: Postgres's row at some moment not before what the stream has told, with all
 //! acknowledged changes that are not yet in it applied on top. In the end memory and Postgres agree, nothing is left over, and no acknowledged write was lost.

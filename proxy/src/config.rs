@@ -44,6 +44,8 @@ pub struct Config {
     pub barrier_timeout: Duration,
     /// How long a statement waits for Postgres when it cannot be reached, before it fails.
     pub upstream_wait: Duration,
+    /// Standbys of the system of record that must have a flush before it is forgotten here, by their `application_name`.
+    pub standbys: Vec<String>,
     /// Above this lag of the hot cache, reads go to Postgres.
     pub max_staleness: Duration,
     /// Name of the logical replication slot: one per Ripen, as slots belong to the whole server, not to a database. Its WAL is kept while Ripen is away;
@@ -161,6 +163,7 @@ impl Default for Config {
             pending_wait: Duration::from_secs(5),
             barrier_timeout: Duration::from_secs(30),
             upstream_wait: Duration::from_secs(5),
+            standbys: Vec::new(),
             max_staleness: Duration::from_secs(10),
             slot: "ripen".to_owned(),
             catalog_poll: Duration::from_secs(5),

@@ -5,6 +5,7 @@ mod dead;
 mod errors;
 mod forwarded;
 mod holds;
+mod home;
 pub mod keeper;
 pub mod outliving;
 mod plans;
@@ -29,6 +30,7 @@ use plans::PlanCache;
 use publisher::Publisher;
 use rewiring::Rewiring;
 use ripen_cachestore::catalog::{Catalog, Relation};
+use ripen_cachestore::home::Server;
 use ripen_grid::change::RowId;
 use ripen_grid::cluster::status::MemberStatus;
 use ripen_grid::desk::Answer;
@@ -45,7 +47,7 @@ use ripen_pg::value::Settings;
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 use tokio::sync::mpsc;
 
 pub use holds::Holds;
@@ -433,6 +435,26 @@ impl Answerer for Engine {
 
     fn is_fresh(&self) -> bool {
         self.keeper.is_fresh()
+    }
+
+    fn guards(&self) -> bool {
+        self.grid.home.guarded()
+    }
+
+    fn is_home(&self, server: Option<Server>) -> bool {
+        self.grid.home.is(server)
+    }
+
+    async fn until_home(
+        &self,
+        server: Option<Server>,
+        patience: Duration,
+    ) -> Result<(), ErrorFields> {
+        self.wait_home(server, patience).await
+    }
+
+    fn patience(&self) -> Duration {
+        self.config.barrier_timeout
     }
 
     async fn until_fresh(&self) {

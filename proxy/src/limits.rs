@@ -2,6 +2,12 @@
 
 use std::time::Duration;
 
+/// How often a session looks whether the standby that its connection leads to has been promoted.
+pub const STANDBY_POLL: Duration = Duration::from_millis(100);
+
+/// How often a statement that waits for a server to become the system of record says so to whoever leads.
+pub const HOME_NUDGE: Duration = Duration::from_millis(500);
+
 /// Bytes waiting to be written to one side before the other side is read no further. Two socket buffers' worth: enough to keep both ends busy, small
 /// enough for thousands of sessions. Reached: the kernel's buffers fill up and TCP slows the sender down.
 pub const BUFFER_HIGH_BYTES: usize = 128 * 1024;

@@ -3,9 +3,13 @@
 
 mod render;
 
-pub use render::{Answer, CLIENT_COLUMNS, NODE_COLUMNS, clients, nodes, openmetrics, show};
+pub use render::{
+    Answer, CLIENT_COLUMNS, NODE_COLUMNS, STANDBY_COLUMNS, clients, nodes, openmetrics, show,
+    standbys,
+};
 
 use ripen_grid::cluster::status::MemberStatus;
+use ripen_grid::flusher::StandbySeen;
 use serde::Serialize;
 
 /// A snapshot of everything that is shown. Filled on demand; numbers of different parts may be a moment apart.
@@ -19,6 +23,9 @@ pub struct Status {
     pub tables: Vec<TableStatus>,
     /// How often statements got each plan, and why.
     pub plans: Vec<PlanCount>,
+    /// Standbys of the system of record, as this node sees them where it leads.
+    #[serde(skip)]
+    pub standbys: Vec<StandbySeen>,
     /// This node among others, as it sees them by itself.
     pub node: MemberStatus,
 }
@@ -164,11 +171,16 @@ totals! {
     Queue Counter writes: u64, "Row changes acknowledged into the queue.";
     Queue Counter coalesced_writes: u64, "Row changes that joined a row already pending.";
     Queue Gauge pending_rows: u64, "Rows acknowledged and not known to be in Postgres.";
-    Queue Gauge pending_bytes: u64, "Bytes of pending rows.";
+    Queue Gauge pending_bytes: u64, "Bytes of pending rows, and of those kept for standbys.";
     Queue Gauge pending_max_bytes: u64, "Bound on pending_bytes.";
     Queue Gauge oldest_pending_seconds: f64, "Age of the oldest pending row.";
     Queue Counter pending_waits: u64, "Writes that waited because pending_bytes was at its bound.";
     Queue Counter pending_refusals: u64, "Writes refused because pending_bytes stayed at its bound.";
+    Queue Gauge kept_flushes: u64, "Flushes kept until all standbys have them.";
+    Queue Gauge kept_rows: u64, "Rows written by them.";
+    Queue Gauge kept_bytes: u64, "Bytes of them; they count into pending_bytes.";
+    Queue Gauge oldest_kept_seconds: f64, "Age of the oldest kept flush.";
+    Queue Counter rewritten_flushes: u64, "Flushes written again after Postgres had lost them.";
     Queue Counter flushes: u64, "Flush transactions committed in Postgres.";
     Queue Counter flushed_rows: u64, "Rows written by them.";
     Queue Counter flush_seconds: f64, "Time spent in flush transactions.";

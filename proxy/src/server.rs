@@ -138,7 +138,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), StartErr
         }
         _ => None,
     };
-    let store = Store::new(upstream.clone());
+    let store = Store::new(upstream.clone()).guarded(!config.standbys.is_empty());
     let current: Arc<ArcSwap<Catalog>> = Arc::default();
     let holder = Holder::of(&config.data_dir);
     let (claim, claimed) = watch::channel(false);
@@ -239,6 +239,7 @@ fn node_parts(
         memory_max_bytes: config.memory_max,
         log_number: LOG_NUMBER,
         holder: holder.words(),
+        standbys: config.standbys.clone(),
         claimed: claimed.clone(),
         clock: unix_ms,
         age_clock: Arc::new(steady_ms),
@@ -393,17 +394,34 @@ impl Server {
                 () = stop.cancelled() => return,
                 () = migrated.notified() => {}
             }
-            let hot_cache = HotCache::new(ripen_hotcache::Options {
+            let options = ripen_hotcache::Options {
                 upstream: store.upstream().clone(),
                 slot,
                 publication: publisher::PUBLICATION.to_owned(),
                 log,
                 drop_slot_on_stop: owns_slot,
-            });
-            let freshness =
-                watch_freshness(store, grid, hot_cache.prober(), max_staleness, stop.clone());
-            let follow = hot_cache.run(move || keeper.catalog(), follower, stop);
-            tokio::join!(follow, freshness);
+            };
+            let mut moves = store.home().moves();
+            while !stop.is_cancelled() {
+                let hot_cache = HotCache::new(options.clone());
+                let freshness = watch_freshness(
+                    store.clone(),
+                    grid.clone(),
+                    hot_cache.prober(),
+                    max_staleness,
+                    stop.clone(),
+                );
+                let (catalog, follower) = (keeper.clone(), follower.clone());
+                let follow = hot_cache.run(move || catalog.catalog(), follower, stop.clone());
+                tokio::select! {
+                    _ = async { tokio::join!(follow, freshness) } => {}
+                    // The stream may lead to the server that was the system of record before.
+                    Ok(()) = moves.changed(), if store.home().guarded() => {
+                        grid.feed.set_live(false, steady_ms());
+                        keeper.look_soon();
+                    }
+                }
+            }
         }
     }
 

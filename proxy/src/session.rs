@@ -13,6 +13,7 @@
 //! Invariants: nothing is answered here while an answer of Postgres is awaited; nothing is sent to Postgres that is not secured first
 //! ([`answerer::Answerer::enter`]); ReadyForQuery after a transaction is released only when its holds are given back.
 
+pub(crate) mod abroad;
 mod ahead;
 pub mod answerer;
 mod attach;
@@ -41,6 +42,7 @@ use bytes::Bytes;
 use facts::Known;
 use intake::Passing;
 use io::{ClientGone, Io};
+use ripen_cachestore::home::Server;
 use ripen_pg::sqlstate::{ErrorFields, SqlState};
 use ripen_pg::wire::startup::Startup;
 use ripen_pg::wire::{backend, frontend};
@@ -81,6 +83,8 @@ pub(crate) struct Session<A: Answerer> {
     pinned: bool,
     /// What is handled now was planned by settings that are not those of the connection.
     unsure: bool,
+    /// Where its connection leads, where that matters and is known.
+    server: Option<Server>,
     parking: Option<Parking>,
     /// The ParameterStatus messages that came with the connection.
     parameters: Bytes,
@@ -174,6 +178,7 @@ impl<A: Answerer> Session<A> {
             wants_own: false,
             pinned: false,
             unsure: false,
+            server: None,
             parking: park_after.map(Parking::new),
             parameters: logged_in.parameters,
             asked: false,

@@ -49,6 +49,33 @@ impl Cluster {
         count: usize,
         settings: &[(&str, &str)],
     ) -> anyhow::Result<Cluster> {
+        Cluster::start_with(schema, count, settings, async |options| {
+            Postgres::start(options).await
+        })
+        .await
+    }
+
+    /// The same with a Postgres that can have a standby.
+    ///
+    /// # Errors
+    /// When something does not start.
+    pub async fn start_on_primary(
+        schema: &str,
+        count: usize,
+        settings: &[(&str, &str)],
+    ) -> anyhow::Result<Cluster> {
+        Cluster::start_with(schema, count, settings, async |options| {
+            Postgres::start_primary(options).await
+        })
+        .await
+    }
+
+    async fn start_with(
+        schema: &str,
+        count: usize,
+        settings: &[(&str, &str)],
+        start: impl AsyncFnOnce(Options) -> anyhow::Result<Postgres>,
+    ) -> anyhow::Result<Cluster> {
         let network = Network::make()?;
         let host = network.as_ref().map(Network::postgres);
         let everybody =
@@ -57,7 +84,7 @@ impl Cluster {
         if let Some(host) = &host {
             options = options.set("listen_addresses", &format!("127.0.0.1,{host}"));
         }
-        let postgres = Postgres::start(options).await?;
+        let postgres = start(options).await?;
         postgres.connect().await?.batch_execute(schema).await?;
         let host = host.as_deref().unwrap_or("127.0.0.1");
         let upstream = format!("postgres://postgres@{host}:{}/postgres", postgres.port());

@@ -3,6 +3,9 @@
 
 mod container;
 mod local;
+mod standby;
+
+pub use standby::Standby;
 
 use crate::wait::{self, free_port};
 use anyhow::{Context, bail};

@@ -21,6 +21,7 @@ impl Store {
         // As in a flush: groups were consistent at their end, not at every statement.
         let begin = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET CONSTRAINTS ALL DEFERRED";
         client.batch_execute(begin).await?;
+        self.check_home(client).await?;
         let Some(row) = client.query_opt(RESOLVE, &[&id]).await? else {
             return Ok(false);
         };

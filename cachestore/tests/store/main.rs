@@ -7,6 +7,7 @@ mod claim;
 mod dial;
 mod flush;
 mod guard;
+mod home;
 mod load;
 mod progress;
 mod refused;

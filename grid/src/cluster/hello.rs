@@ -3,7 +3,7 @@
 use ripen_cachestore::change::codec::{Malformed, Reader, put_u64};
 
 /// The versions of what nodes say that this program speaks. A newer node speaks the older one's, so that a cluster can be upgraded one by one.
-const VERSIONS: (u16, u16) = (1, 1);
+const VERSIONS: (u16, u16) = (2, 2);
 
 /// What a node says of itself. The layout never changes: all versions must be able to refuse each other.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -111,8 +111,8 @@ mod tests {
     #[test]
     fn nodes_of_one_cluster_talk_and_newcomers_may() {
         let ours = Identity::new(Some(7), 1);
-        assert_eq!(ours.judge(&Identity::new(Some(7), 2)), Ok(1));
-        assert_eq!(ours.judge(&Identity::new(None, 2)), Ok(1));
+        assert_eq!(ours.judge(&Identity::new(Some(7), 2)), Ok(2));
+        assert_eq!(ours.judge(&Identity::new(None, 2)), Ok(2));
     }
 
     #[test]
@@ -124,8 +124,8 @@ mod tests {
         let copy = refused(&Identity::new(Some(7), 1));
         assert_eq!(copy, Refusal::SameNode(1));
         let newer = Identity {
-            oldest: 2,
-            newest: 3,
+            oldest: 3,
+            newest: 4,
             ..Identity::new(Some(7), 2)
         };
         assert!(matches!(refused(&newer), Refusal::Version { .. }));

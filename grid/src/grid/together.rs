@@ -117,6 +117,7 @@ impl Grid {
                 Request::Release(ids, end) => self.tell(Command::Release(ids, end)).await,
                 Request::Barrier(scope) => self.serve_barrier(&scope).await,
                 Request::CatalogChanged => self.tell(Command::CatalogChanged).await,
+                Request::Look => self.leads().map(|_| self.home.doubt()),
                 Request::Write(id, below, write) => {
                     return match self.writer.get() {
                         Some(writer) => writer(id, below, write).await,

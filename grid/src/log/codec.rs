@@ -13,6 +13,7 @@ use ripen_cachestore::change::codec::{
 };
 use ripen_cachestore::change::shape::{decode_shape, encode_shape};
 use ripen_cachestore::change::{Before, CommitGroup, FlushSeq};
+use ripen_cachestore::home::Server;
 use ripen_pg::ids::{TableOid, Xid};
 
 const VERSION: u8 = 2;
@@ -70,9 +71,20 @@ pub(crate) fn encode_command(out: &mut Vec<u8>, command: &Command) {
         }
         Command::FlushEnd(end) => {
             out.push(3);
-            put_u64(out, end.seq.0);
-            out.push(u8::from(end.applied));
-            put_many(out, &end.dead, encode_row_id);
+            encode_end(out, end);
+        }
+        Command::FlushKept(end) => {
+            out.push(14);
+            encode_end(out, end);
+        }
+        Command::Safe(seq) => {
+            out.push(15);
+            put_u64(out, seq.0);
+        }
+        Command::Home(server, anew) => {
+            out.push(16);
+            encode_server(out, *server);
+            out.push(u8::from(*anew));
         }
         Command::FlushXid(seq, xid) => {
             out.push(6);
@@ -102,6 +114,32 @@ pub(crate) fn encode_command(out: &mut Vec<u8>, command: &Command) {
         }
         Command::TakenOver => out.push(13),
     }
+}
+
+fn encode_end(out: &mut Vec<u8>, end: &FlushEnd) {
+    put_u64(out, end.seq.0);
+    out.push(u8::from(end.applied));
+    put_many(out, &end.dead, encode_row_id);
+}
+
+fn decode_end(reader: &mut Reader<'_>) -> Result<FlushEnd, Malformed> {
+    Ok(FlushEnd {
+        seq: FlushSeq(reader.u64()?),
+        applied: reader.bool()?,
+        dead: reader.many(decode_row_id)?,
+    })
+}
+
+pub(crate) fn encode_server(out: &mut Vec<u8>, server: Server) {
+    put_u64(out, server.started);
+    put_u32(out, server.timeline);
+}
+
+pub(crate) fn decode_server(reader: &mut Reader<'_>) -> Result<Server, Malformed> {
+    Ok(Server {
+        started: reader.u64()?,
+        timeline: reader.u32()?,
+    })
 }
 
 pub(crate) fn encode_request(out: &mut Vec<u8>, id: RequestId) {
@@ -210,11 +248,7 @@ fn decode_single(tag: u8, reader: &mut Reader<'_>) -> Result<Command, Malformed>
             rows_max: reader.u32()?,
             scope: decode_scope(reader)?,
         }),
-        3 => Command::FlushEnd(FlushEnd {
-            seq: FlushSeq(reader.u64()?),
-            applied: reader.bool()?,
-            dead: reader.many(decode_row_id)?,
-        }),
+        3 => Command::FlushEnd(decode_end(reader)?),
         4 => guarded(decode_group(reader)?, reader.many(decode_before)?)?,
         5 => decode_shape(reader).map(|(table, shape)| Command::Shape(table, shape))?,
         6 => Command::FlushXid(FlushSeq(reader.u64()?), Xid(reader.u64()?)),
@@ -227,6 +261,9 @@ fn decode_single(tag: u8, reader: &mut Reader<'_>) -> Result<Command, Malformed>
         10 => Command::CatalogChanged,
         12 => Command::Forget(reader.u64()?),
         13 => Command::TakenOver,
+        14 => Command::FlushKept(decode_end(reader)?),
+        15 => Command::Safe(FlushSeq(reader.u64()?)),
+        16 => Command::Home(decode_server(reader)?, reader.bool()?),
         _ => return Err(Malformed("unknown command")),
     })
 }
@@ -351,11 +388,21 @@ mod tests {
                     rows_max
                 })
             ),
-            end.prop_map(|(seq, applied, dead)| Command::FlushEnd(FlushEnd {
-                seq: FlushSeq(seq),
-                applied,
-                dead
-            })),
+            (end, any::<bool>()).prop_map(|((seq, applied, dead), kept)| {
+                let end = FlushEnd {
+                    seq: FlushSeq(seq),
+                    applied,
+                    dead,
+                };
+                match kept {
+                    true => Command::FlushKept(end),
+                    false => Command::FlushEnd(end),
+                }
+            }),
+            any::<u64>().prop_map(|seq| Command::Safe(FlushSeq(seq))),
+            (any::<u64>(), any::<u32>(), any::<bool>()).prop_map(|(started, timeline, anew)| {
+                Command::Home(Server { started, timeline }, anew)
+            }),
             (any::<u64>(), any::<u64>())
                 .prop_map(|(seq, xid)| Command::FlushXid(FlushSeq(seq), Xid(xid))),
             Just(Command::Nothing),

@@ -3,6 +3,7 @@
 use crate::scope::Scope;
 use bytes::Bytes;
 use ripen_cachestore::change::{Before, CommitGroup, FlushSeq, RowId, Shape};
+use ripen_cachestore::home::Server;
 use ripen_pg::ids::{TableOid, Xid};
 
 /// A position in the log: the Raft index of an entry. Several commands may share one; Raft's own entries take some too.
@@ -24,6 +25,12 @@ pub enum Command {
     FlushEnd(FlushEnd),
     /// The transaction that carries the open flush. Its COMMIT is sent only after this is acknowledged.
     FlushXid(FlushSeq, Xid),
+    /// A flush has ended as applied, and is kept until the standbys have it, too.
+    FlushKept(FlushEnd),
+    /// All standbys have the flushes up to this one.
+    Safe(FlushSeq),
+    /// That server is the system of record, and has every flush that has ended. Whether what is known of the rows in Postgres says nothing about it: another one may lack changes made by others.
+    Home(Server, bool),
     /// Nothing: who proposes it finds out whether it still leads.
     Nothing,
     /// A scope is given to the database.

@@ -1,13 +1,15 @@
 //! The state machine's snapshot as bytes: an own versioned layout made of the log's parts. Never holds what Postgres can give again (clean rows, bases).
 //!
-//! Version 6 says whether Postgres knows the log; version 5 says of which logs this one was made; version 4 says what nodes have asked and hold; version 3 says the tables' shapes; version 2 says of each clock what its row was before, version 1 did not.
+//! Version 7 says which flushes are kept and which server is the system of record; version 6 says whether Postgres knows the log; version 5 says of which logs this one was made; version 4 says what nodes have asked and hold; version 3 says the tables' shapes; version 2 says of each clock what its row was before, version 1 did not.
 //!
-//! `u8` version, `u64` last flush, open flush (`u8` 0 or 1, then its groups with clocks), rows with layers, pending rows with clocks, shared groups, shapes, requests, former logs, `u8` 0 or 1.
+//! `u8` version, `u64` last flush, open flush (`u8` 0 or 1, then its groups with clocks), rows with layers, pending rows with clocks, shared groups, shapes, requests, former logs, `u8` 0 or 1, kept flushes, server (`u8` 0 or 1, then it).
 
 use super::layer;
 use crate::change::{Before, CommitGroup, FlushSeq};
+use crate::kept::Kept;
 use crate::log::codec::{
-    decode_held, decode_owned, decode_request, encode_held, encode_owned, encode_request,
+    decode_held, decode_owned, decode_request, decode_server, encode_held, encode_owned,
+    encode_request, encode_server,
 };
 use crate::log::{LogIndex, RequestId};
 use crate::requests::{Lingering, Process, Requests};
@@ -21,7 +23,7 @@ use ripen_cachestore::change::shape;
 use ripen_cachestore::progress::LogIdentity;
 use std::sync::Arc;
 
-const VERSION: u8 = 6;
+const VERSION: u8 = 7;
 
 pub fn save(rows: &Rows, inner: &Inner, requests: &Requests) -> Vec<u8> {
     let mut out = vec![VERSION];
@@ -45,6 +47,12 @@ pub fn save(rows: &Rows, inner: &Inner, requests: &Requests) -> Vec<u8> {
         codec::put_u64(out, former.0)
     });
     out.push(u8::from(inner.taken_over));
+    inner.kept.save(&mut out);
+    out.push(u8::from(inner.home.is_some()));
+    inner
+        .home
+        .iter()
+        .for_each(|home| encode_server(&mut out, *home));
     out
 }
 
@@ -189,6 +197,12 @@ pub fn load(
     }
     if version >= 6 {
         inner.taken_over = reader.bool()?;
+    }
+    if version >= 7 {
+        inner.kept = Kept::load(&mut reader)?;
+        if reader.bool()? {
+            inner.home = Some(decode_server(&mut reader)?);
+        }
     }
     reader.end()
 }

@@ -2,6 +2,7 @@
 
 use crate::postgres::{Committed, Postgres, Row, Written};
 use parking_lot::Mutex;
+use ripen_cachestore::home::Server;
 use ripen_grid::change::{Change, CommitGroup, FlushSeq, Increment, RowChange, RowId};
 use ripen_grid::leader::{Leader, Proposal};
 use ripen_grid::log::{Command, Entry, FlushEnd, FlushScope, FlushStart, LogIndex, Machine};
@@ -19,7 +20,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use tokio::sync::watch;
 
-pub const KINDS: u8 = 34;
+pub const KINDS: u8 = 36;
 /// Few, so that things meet.
 const ROWS: u8 = 3;
 const FOLLOWED: TableOid = TableOid(1);
@@ -124,6 +125,7 @@ pub struct Driver {
     saved: Option<(usize, Vec<u8>)>,
     clock_ms: u64,
     unique: i64,
+    timeline: u32,
 }
 
 /// The driver leads in it.
@@ -138,6 +140,7 @@ fn machine(memory_max: u64, live: bool) -> (GridMachine, Arc<Rows>, Arc<Schedule
     // What is replayed was not proposed by this process.
     leader.lead(live.then_some(TERM));
     let machine = GridMachine {
+        home: Arc::default(),
         rows: rows.clone(),
         schedule: schedule.clone(),
         leader: Arc::new(Mutex::new(leader)),
@@ -193,6 +196,7 @@ impl Driver {
             saved: None,
             clock_ms: 1_000,
             unique: 0,
+            timeline: 1,
         }
     }
 
@@ -215,6 +219,8 @@ impl Driver {
             30 => self.save(x),
             31 => self.much_time_passes(),
             32 => self.settle_loads(),
+            33 => self.standbys_have(x),
+            34 => self.fail_over(x),
             _ => self.restart(x, y),
         }
     }
@@ -661,7 +667,7 @@ impl Driver {
         self.flushing_ties.clear();
         self.flushing_clocks.clear();
         self.skipped = None;
-        self.apply(Command::FlushEnd(FlushEnd {
+        self.apply(Command::FlushKept(FlushEnd {
             seq,
             applied: true,
             dead: attempt.dead,
@@ -742,6 +748,65 @@ impl Driver {
 
     fn repeat(&mut self, x: u8) {
         self.next -= usize::from(x) % (self.next - self.repeat_from + 1);
+    }
+
+    fn kept(&self) -> std::ops::Range<u64> {
+        let end = self.schedule.next_seq().0;
+        let first = self.schedule.ask_kept(|kept| kept.first());
+        first.map_or(end, |first| first.0)..end
+    }
+
+    fn standbys_have(&mut self, x: u8) {
+        let kept = self.kept();
+        let safe = kept.start + u64::from(x) % (kept.end - kept.start + 1);
+        self.apply(Command::Safe(FlushSeq(safe.saturating_sub(1))));
+        assert_eq!(self.kept(), safe.max(1)..kept.end);
+    }
+
+    /// A standby takes Postgres's place that lacks the last transactions, but none that is safe. What was flushed is written again; then memory is told.
+    fn fail_over(&mut self, x: u8) {
+        self.end_open();
+        let kept = self.kept();
+        let safe = |tx: &Committed| tx.flush.is_some_and(|seq| seq.0 < kept.start);
+        let has = self.pg.wal.iter().rposition(safe).map_or(0, |at| at + 1);
+        let left = self.pg.wal.len() - has;
+        let lost = self.pg.fail_over(has + usize::from(x) % (left + 1));
+        let lacks = lost.iter().filter_map(|tx| Some(tx.flush?.0)).min();
+        for seq in lacks.map_or(kept.end, |lacks| lacks)..kept.end {
+            self.write_again(FlushSeq(seq));
+        }
+        self.timeline += 1;
+        let server = Server {
+            started: 1,
+            timeline: self.timeline,
+        };
+        self.apply(Command::Home(server, true));
+        self.skipped = None;
+        self.next = self.pg.wal.len();
+        self.told = self.next;
+        self.repeat_from = self.next;
+    }
+
+    fn write_again(&mut self, seq: FlushSeq) {
+        let kept = self.schedule.ask_kept(|kept| kept.get(seq));
+        let kept = kept.expect("what standbys may lack is kept");
+        let mut groups = kept.groups.clone();
+        let refused = |change: &RowChange| kept.refused.contains(&change.row);
+        groups.retain(|group| !group.rows.iter().any(refused));
+        let rows = groups.iter().flat_map(|group| &group.rows);
+        let rows = rows.map(|change| change.row.clone()).collect();
+        let xid = self.pg.begin(rows).expect("nobody else is there");
+        let (written, dead) = self.pg.flush(&groups);
+        let carried = self.flushed.get_mut(&seq).expect("it was committed before");
+        carried.retain(|row, _| !dead.contains(row));
+        for (row, raws) in carried {
+            let meant = apply_all(self.pg.rows.get(row).cloned(), raws.iter());
+            let got = written.iter().find(|written| written.row == *row);
+            let got = got.expect("each row is written or dead").after.clone();
+            assert_eq!(meant, Ok(got), "written again: {row:?} {raws:?}");
+        }
+        self.pg.commit(xid, Some(seq), written);
+        self.pg.wal.last_mut().expect("just committed").visible = true;
     }
 
     fn save(&mut self, x: u8) {
@@ -852,6 +917,8 @@ impl Driver {
             tied,
             self.schedule.open(),
             self.schedule.next_seq(),
+            self.schedule.ask_kept(Clone::clone),
+            self.schedule.home(),
         )
     }
 

@@ -144,6 +144,29 @@ impl Postgres {
         });
     }
 
+    /// A standby goes on that has only so many of the commits; all that ran has ended. Answers the others.
+    pub fn fail_over(&mut self, has: usize) -> Vec<Committed> {
+        let lost = self.wal.split_off(has);
+        self.running.clear();
+        self.rows.clear();
+        for written in self.wal.iter_mut().flat_map(|tx| {
+            tx.visible = true;
+            &tx.written
+        }) {
+            match &written.after {
+                Some(row) => drop(self.rows.insert(written.row.clone(), row.clone())),
+                None => drop(self.rows.remove(&written.row)),
+            }
+        }
+        // It gives ids anew that were given to what is lost.
+        let last = self.wal.iter().map(|tx| tx.xid.0).max();
+        let near = last
+            .map(|last| last + 1)
+            .filter(|next| self.next_xid - next < 1_000_000);
+        self.next_xid = near.unwrap_or(self.next_xid);
+        lost
+    }
+
     pub fn snapshot(&self) -> Snapshot {
         let committing = self.wal.iter().filter(|tx| !tx.visible).map(|tx| tx.xid);
         let mut running: Vec<Xid> = self

@@ -198,6 +198,7 @@ mod tests {
                 voters: [1, 2, 3].into(),
             },
             flushes: Known {
+                kept_from: None,
                 open: Some(FlushSeq(6)),
                 last: FlushSeq(5),
                 pending_rows: 7,

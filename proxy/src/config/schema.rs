@@ -44,6 +44,7 @@ pub const GLOBAL: &[Key<Config>] = keys! { Config;
     pending_wait: "how long a write waits at max_pending_bytes before it fails", parse_duration, |v: &_| show_duration(*v);
     barrier_timeout: "how long a statement waits for the flush of what it could see", parse_positive_duration, |v: &_| show_duration(*v);
     upstream_wait: "how long a statement waits for a Postgres that is away", parse_duration, |v: &_| show_duration(*v);
+    standbys: "asynchronous standbys of the system of record that may be promoted, by application_name: flushes are kept until all have them", parse_standbys, |v: &Vec<String>| v.join(",");
     max_staleness: "lag of the hot cache above which reads go to Postgres", parse_positive_duration, |v: &_| show_duration(*v);
     slot: "name of the logical replication slot, one per Ripen", parse_slot, String::clone;
     catalog_poll: "how often the catalog is checked for outside changes", parse_positive_duration, |v: &_| show_duration(*v);
@@ -144,6 +145,23 @@ fn parse_some_address(text: &str) -> Result<Option<String>, String> {
 fn parse_addresses(text: &str) -> Result<Vec<String>, String> {
     let addresses = text.split(',').map(str::trim).filter(|one| !one.is_empty());
     addresses.map(parse_address).collect()
+}
+
+/// As `pg_stat_replication` shows them: at most 63 bytes.
+fn parse_standbys(text: &str) -> Result<Vec<String>, String> {
+    let names = text.split(',').map(str::trim);
+    let names: Vec<&str> = names.filter(|name| !name.is_empty()).collect();
+    for (index, name) in names.iter().enumerate() {
+        if name.len() > 63 {
+            return Err(format!(
+                "\"{name}\" is longer than the 63 bytes of an application_name"
+            ));
+        }
+        if names[..index].contains(name) {
+            return Err(format!("\"{name}\" is named twice"));
+        }
+    }
+    Ok(names.into_iter().map(str::to_owned).collect())
 }
 
 fn parse_voters(text: &str) -> Result<usize, String> {

@@ -113,6 +113,16 @@ impl Engine {
         totals.oldest_pending_seconds = queue
             .oldest_ms
             .map_or(0.0, |oldest| now_ms.saturating_sub(oldest) as f64 / 1000.0);
+        let kept = queue.kept;
+        totals.kept_flushes = kept.flushes;
+        totals.kept_rows = kept.rows;
+        totals.kept_bytes = kept.bytes;
+        totals.oldest_kept_seconds = kept
+            .oldest_ms
+            .map_or(0.0, |oldest| now_ms.saturating_sub(oldest) as f64 / 1000.0);
+        totals.rewritten_flushes = flushes.again.load(Ordering::Relaxed);
+        status.standbys = self.grid.standbys.seen();
+        let totals = &mut status.totals;
         totals.flushes = flushes.flushes.load(Ordering::Relaxed);
         totals.flush_seconds = seconds(&flushes.us);
         let waits = &self.grid.wait_stats;
@@ -199,6 +209,7 @@ fn shown_name(shown: Shown) -> &'static str {
         Shown::Route => "route",
         Shown::DeadLetters => "dead_letters",
         Shown::Nodes => "nodes",
+        Shown::Standbys => "standbys",
         Shown::Version => "version",
     }
 }
@@ -216,6 +227,7 @@ pub async fn show(
         Shown::Version => one_row(["ripen.version"], [env!("CARGO_PKG_VERSION").to_owned()]),
         Shown::Nodes => metrics::nodes(&engine.cluster().await),
         Shown::Route => one_row(ROUTE_COLUMNS, last_route(asker.route)),
+        Shown::Standbys => metrics::standbys(&engine.grid.standbys.seen()),
         Shown::Clients => {
             let catalog = engine.keeper.catalog();
             metrics::clients(&engine.clients(), |user| {
@@ -275,6 +287,7 @@ pub fn describe(engine: &Engine, plan: &LocalPlan, _: Formats<'_>, out: &mut Byt
         LocalPlan::Show(Shown::Version) => vec!["ripen.version"],
         LocalPlan::Show(Shown::Clients) => metrics::CLIENT_COLUMNS.to_vec(),
         LocalPlan::Show(Shown::Nodes) => metrics::NODE_COLUMNS.to_vec(),
+        LocalPlan::Show(Shown::Standbys) => metrics::STANDBY_COLUMNS.to_vec(),
         LocalPlan::Show(Shown::Route) | LocalPlan::Call(LocalCall::Route(_)) => {
             ROUTE_COLUMNS.to_vec()
         }

@@ -8,6 +8,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::registry::Registry;
 use ripen_grid::cluster::status::MemberStatus;
+use ripen_grid::flusher::StandbySeen;
 use std::sync::atomic::AtomicU64;
 
 /// A small result set; every column is text.
@@ -180,6 +181,25 @@ pub fn nodes(status: &MemberStatus) -> Answer {
     }
 }
 
+/// Columns of `SHOW ripen.standbys`.
+pub const STANDBY_COLUMNS: [&str; 4] = ["name", "connected", "position", "lag_bytes"];
+
+/// Answers `SHOW ripen.standbys`: how far each has Postgres's WAL on its disk, as the leader sees it; NULL is what this node does not know.
+pub fn standbys(seen: &[StandbySeen]) -> Answer {
+    let row = |seen: &StandbySeen| {
+        vec![
+            Some(seen.name.clone()),
+            seen.connected.map(|connected| connected.to_string()),
+            seen.position.map(|position| position.to_string()),
+            seen.lag_bytes.map(|lag| lag.to_string()),
+        ]
+    };
+    Answer {
+        columns: STANDBY_COLUMNS.to_vec(),
+        rows: seen.iter().map(row).collect(),
+    }
+}
+
 fn plans(status: &Status) -> Answer {
     let row = |plan: &super::PlanCount| {
         vec![
@@ -213,6 +233,7 @@ pub fn openmetrics(status: &Status) -> String {
     registry.register("statements", "Statements by plan and reason", plans);
     register_tables(&mut registry, status);
     register_members(&mut registry, &status.node);
+    register_standbys(&mut registry, &status.standbys);
     let mut text = String::new();
     encode(&mut text, &registry).expect("writing into a String does not fail");
     text
@@ -280,6 +301,20 @@ fn register_members(registry: &mut Registry, node: &MemberStatus) {
     registry.register("node_silent_seconds", help, family);
 }
 
+/// What is not seen has no number: its absence is what to watch for.
+fn register_standbys(registry: &mut Registry, standbys: &[StandbySeen]) {
+    let family = Family::<Vec<(String, String)>, Gauge>::default();
+    for seen in standbys {
+        if let Some(lag) = seen.lag_bytes {
+            let lag = i64::try_from(lag).unwrap_or(i64::MAX);
+            family.get_or_create(&own(&[("name", &seen.name)])).set(lag);
+        }
+    }
+    let help =
+        "WAL that a standby of the system of record lacks on its disk, told by the leader only";
+    registry.register("standby_lag_bytes", help, family);
+}
+
 fn own(labels: &[(&str, &String)]) -> Vec<(String, String)> {
     labels
         .iter()
@@ -313,6 +348,7 @@ mod tests {
                 reason: "by primary key".to_owned(),
                 count: 7,
             }],
+            standbys: Vec::new(),
             node: MemberStatus::default(),
         }
     }
@@ -372,6 +408,33 @@ mod tests {
             assert!(text.lines().any(|found| found == line), "{text}");
         }
         assert!(!text.contains("node=\"4\""));
+    }
+
+    #[test]
+    fn standbys_are_told_with_what_they_have() {
+        let seen = |name: &str, at: Option<u64>| StandbySeen {
+            name: name.to_owned(),
+            connected: Some(at.is_some()),
+            position: at.map(ripen_pg::ids::Lsn),
+            lag_bytes: at.map(|at| 100 - at),
+        };
+        let seen = [seen("one", Some(90)), seen("two", None)];
+        let answer = standbys(&seen);
+        assert_eq!(answer.columns, STANDBY_COLUMNS);
+        let words = |row: &Vec<Option<String>>| {
+            let words = row.iter().map(|value| value.as_deref().unwrap_or("NULL"));
+            words.collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(words(&answer.rows[0]), "one true 0/5A 10");
+        assert_eq!(words(&answer.rows[1]), "two false NULL NULL");
+        let mut status = status();
+        status.standbys = seen.to_vec();
+        let text = openmetrics(&status);
+        assert!(
+            text.contains("ripen_standby_lag_bytes{name=\"one\"} 10"),
+            "{text}"
+        );
+        assert!(!text.contains("name=\"two\""));
     }
 
     #[test]

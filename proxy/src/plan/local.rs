@@ -53,6 +53,8 @@ pub enum Shown {
     DeadLetters,
     /// `ripen.nodes`: the members of the cluster.
     Nodes,
+    /// `ripen.standbys`: those of the system of record that flushes are kept for.
+    Standbys,
     /// `ripen.version`
     Version,
 }
@@ -94,6 +96,7 @@ fn shown(name: &str) -> Option<Shown> {
         "route" => Some(Shown::Route),
         "dead_letters" => Some(Shown::DeadLetters),
         "nodes" => Some(Shown::Nodes),
+        "standbys" => Some(Shown::Standbys),
         "version" => Some(Shown::Version),
         _ => None,
     }

@@ -62,6 +62,7 @@ impl Recent {
 }
 
 /// Applies events to the grid.
+#[derive(Clone)]
 pub struct Follower {
     /// The rows.
     pub grid: Arc<Grid>,

@@ -9,11 +9,13 @@ use crate::registry::SessionId;
 use bytes::BytesMut;
 use ripen_cachestore::backends::BackendPid;
 use ripen_cachestore::catalog::Epoch;
+use ripen_cachestore::home::Server;
 use ripen_pg::ids::TypeOid;
 use ripen_pg::sqlstate::ErrorFields;
 use ripen_pg::value::Settings;
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// A plan and what it holds for.
 #[derive(Debug)]
@@ -80,6 +82,33 @@ pub trait Answerer: Send + Sync + 'static {
     /// Waits until it is. Cancel safe.
     fn until_fresh(&self) -> impl Future<Output = ()> + Send {
         std::future::ready(())
+    }
+
+    /// Whether it matters to which server a connection leads: sessions ask each.
+    fn guards(&self) -> bool {
+        false
+    }
+
+    /// Whether that server is the system of record, and has everything that was flushed. `None`: the connection has not said.
+    fn is_home(&self, _: Option<Server>) -> bool {
+        true
+    }
+
+    /// Waits until it is, so long at most. Cancel safe.
+    ///
+    /// # Errors
+    /// What the client is to be told when it is not.
+    fn until_home(
+        &self,
+        _: Option<Server>,
+        _: Duration,
+    ) -> impl Future<Output = Result<(), ErrorFields>> + Send {
+        std::future::ready(Ok(()))
+    }
+
+    /// How long a statement waits for that.
+    fn patience(&self) -> Duration {
+        Duration::ZERO
     }
 
     /// The version of the catalog that plans are made under. When it changes, names may mean other things to every session.

@@ -137,6 +137,7 @@ impl<A: Answerer> Session<A> {
         match reopened {
             Ok(reopened) => {
                 self.attached(reopened);
+                self.ask_server().await?;
                 self.compare().await?;
                 Ok(true)
             }
@@ -171,6 +172,7 @@ impl<A: Answerer> Session<A> {
         self.me.set_upstream_key(reopened.key);
         self.io.upstream = Some(Box::new(reopened.link));
         self.remembered = None;
+        self.server = None;
         // Defaults may have changed meanwhile; the client is told as if they had changed while it was connected.
         if self.parameters != reopened.parameters {
             self.io

@@ -238,6 +238,9 @@ impl<A: Answerer> Session<A> {
             }
             return Ok(());
         }
+        if self.server.is_none() {
+            self.ask_server().await?;
+        }
         let startup = self.startup.take();
         let row = self.probe().await?;
         self.known.epoch = epoch;

@@ -127,6 +127,9 @@ impl<A: Answerer> Session<A> {
         if !self.front.answerer.plans() {
             return Ok(true);
         }
+        if !self.at_home().await? {
+            return Ok(false);
+        }
         let plan = if self.unsure { &*UNKNOWN } else { plan };
         self.known.note(&plan.effects);
         self.pinned |= super::attach::pins(plan);
@@ -153,6 +156,7 @@ impl<A: Answerer> Session<A> {
             if let Err(error) = entered {
                 return self.refuse(&error).await;
             }
+            self.still_at_home()?;
         }
         self.may_wait |= plan.may_wait();
         self.snapshots.told(plan);
@@ -180,11 +184,15 @@ impl<A: Answerer> Session<A> {
             .snapshots
             .of_analysis(&self.tx, self.known.default_isolation);
         if of == Snapshot::First && snapshots::may_take(plan) && self.front.answerer.plans() {
+            if !self.at_home().await? {
+                return Ok(false);
+            }
             let catching_up = self.front.answerer.catch_up();
             let caught_up = patiently(&mut self.io, &self.relay, &self.me, catching_up).await;
             if let Err(error) = caught_up {
                 return self.refuse(&error).await;
             }
+            self.still_at_home()?;
         }
         self.snapshots.told(plan);
         Ok(true)
@@ -459,7 +467,7 @@ impl<A: Answerer> Session<A> {
 }
 
 /// Awaits what the answerer does for a statement, while both connections go on. An error if it is cancelled.
-async fn patiently(
+pub(super) async fn patiently(
     io: &mut Io,
     relay: &Relay,
     me: &Registered,

@@ -79,6 +79,60 @@ impl Local {
         })
     }
 
+    /// A standby of this server, which listens at `from`, on another port. It listens there alone until its arguments are changed.
+    pub(super) async fn copy(&self, from: u16, to: u16, conninfo: &str) -> anyhow::Result<Local> {
+        let folder = TempDir::with_prefix("ripen-standby-")?;
+        if is_root() {
+            run(Command::new("chown").arg("postgres:").arg(folder.path())).await?;
+        }
+        let data = folder.path().join("data");
+        let from = from.to_string();
+        let how = [
+            "-h",
+            "127.0.0.1",
+            "-U",
+            "postgres",
+            "-X",
+            "stream",
+            "-c",
+            "fast",
+        ];
+        run(as_postgres(&self.bin.join("pg_basebackup"))
+            .args(how)
+            .args(["-p", &from, "--no-sync", "-R", "-d", conninfo])
+            .arg("-D")
+            .arg(&data))
+        .await?;
+        let mut arguments = self.arguments.clone();
+        let other = format!("port={to}");
+        arguments.extend(["-c", &other, "-c", "listen_addresses=127.0.0.1"].map(str::to_owned));
+        let process = spawn(&self.bin, folder.path(), &arguments)?;
+        Ok(Local {
+            bin: self.bin.clone(),
+            folder,
+            arguments,
+            process,
+        })
+    }
+
+    /// Both are stopped.
+    pub(super) async fn take_slot(&self, from: &Local, slot: &str) -> anyhow::Result<()> {
+        let slots = |folder: &TempDir| folder.path().join("data/pg_replslot");
+        run(Command::new("cp")
+            .args(["-r", "-p"])
+            .arg(slots(&from.folder).join(slot))
+            .arg(slots(&self.folder)))
+        .await
+    }
+
+    pub(super) fn arguments(&self) -> &[String] {
+        &self.arguments
+    }
+
+    pub(super) fn set_arguments(&mut self, arguments: Vec<String>) {
+        self.arguments = arguments;
+    }
+
     pub(super) async fn stop(&mut self, how: Stop) -> anyhow::Result<()> {
         signal(&self.process, how).await?;
         tokio::time::timeout(wait::DEADLINE, self.process.wait())

@@ -15,6 +15,7 @@ const T: TableOid = TableOid(7);
 /// A grid that reaches no Postgres.
 async fn node(folder: &std::path::Path, store: &Store) -> Node {
     let parts = NodeParts {
+        standbys: Vec::new(),
         store: store.clone(),
         catalog: Arc::new(|| Arc::new(Catalog::default())),
         pace: Arc::new(|_| Pace {
