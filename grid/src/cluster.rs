@@ -21,4 +21,7 @@ pub use hello::{Identity, Refusal};
 pub use keys::{Keys, KeysError};
 pub use link::Links;
 pub use listener::{Handler, serve};
-pub use member::{Cancels, Desk, DrainError, Handle, Member, MemberError, MemberOptions, Operator};
+pub use member::{
+    Cancels, Desk, DrainError, Handle, Member, MemberError, MemberOptions, Operator, Relay,
+    Returned,
+};

@@ -12,6 +12,7 @@ use ripen_pg::ids::{Lsn, TableOid};
 use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use tokio::sync::Notify;
 
 /// Tables by the reason for which they may be served.
 #[derive(Clone, Debug, Default)]
@@ -36,6 +37,10 @@ pub struct Feed {
     given_up: AtomicBool,
     bypass: AtomicBool,
     stranded: AtomicBool,
+    /// How often this node has come back from where it heard nothing, and of which time it has heard the stream since.
+    returns: AtomicU64,
+    caught_up: AtomicU64,
+    caught: Notify,
     position: AtomicU64,
     sampled: AtomicU64,
     freshness: Mutex<Freshness>,
@@ -262,6 +267,40 @@ impl Feed {
     pub fn bypassed(&self) -> bool {
         self.bypass.load(Ordering::SeqCst)
     }
+
+    /// This node, which is told the stream by another, had lost touch, and may have stood still: its clocks say nothing of what it lacks. Nothing that others may have changed is
+    /// answered from memory until [`Feed::catch_up`].
+    pub fn come_back(&self) {
+        self.returns.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Whether it has come back and not caught up yet. To be asked under the lease, of which it did not know before.
+    pub fn behind(&self) -> bool {
+        self.caught_up.load(Ordering::SeqCst) != self.returns.load(Ordering::SeqCst)
+    }
+
+    /// Waits until it has caught up. Cancel safe.
+    pub async fn until_caught_up(&self) {
+        loop {
+            let mut caught_up = std::pin::pin!(self.caught.notified());
+            caught_up.as_mut().enable();
+            if !self.behind() {
+                return;
+            }
+            caught_up.await;
+        }
+    }
+
+    /// How often it has come back so far: asked before the stream is.
+    pub fn returns(&self) -> u64 {
+        self.returns.load(Ordering::SeqCst)
+    }
+
+    /// Everything has been handed over that there was when [`Feed::returns`] was this, or nobody can tell: then lag is judged as ever.
+    pub fn catch_up(&self, returns: u64) {
+        self.caught_up.fetch_max(returns, Ordering::SeqCst);
+        self.caught.notify_waiters();
+    }
 }
 
 #[cfg(test)]
@@ -305,6 +344,21 @@ mod tests {
         assert_eq!(feed.staleness_ms(350), Some(250));
         feed.pass(Lsn(20));
         assert_eq!(feed.staleness_ms(350), Some(50));
+    }
+
+    #[tokio::test]
+    async fn who_comes_back_has_caught_up_when_it_has_heard_the_stream_since() {
+        let feed = following(TableOid(1));
+        assert!(!feed.behind());
+        feed.come_back();
+        let before = feed.returns();
+        assert!(feed.behind());
+        feed.come_back();
+        feed.catch_up(before);
+        assert!(feed.behind(), "it was away again");
+        feed.catch_up(feed.returns());
+        assert!(!feed.behind());
+        feed.until_caught_up().await;
     }
 
     #[test]

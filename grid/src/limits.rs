@@ -127,3 +127,6 @@ pub const FENCED_WAIT: Duration = Duration::from_millis(500);
 
 /// How long a read waits until all know what it has seen: longer than leases last. Then it passes through.
 pub const SETTLE_WAIT: Duration = Duration::from_secs(1);
+
+/// How long a read waits until a node that had lost its lease has heard what it missed: many times what an answer of the leader takes. Then it passes through.
+pub const CATCH_UP_WAIT: Duration = Duration::from_millis(500);

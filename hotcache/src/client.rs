@@ -7,9 +7,11 @@ use crate::connection::{Connection, Message};
 use crate::error::{Error, Unavailable};
 use crate::event::Event;
 use crate::limits::{
-    DROP_TIMEOUT, MESSAGES_IN_A_ROW, SINK_WAIT, STATUS_INTERVAL, UNAVAILABLE_PAUSE,
+    DROP_TIMEOUT, MESSAGES_IN_A_ROW, SINK_WAIT, SLOT_FREE_POLL, SLOT_FREE_WAIT,
+    SLOT_IN_USE_PATIENCE, STATUS_INTERVAL, UNAVAILABLE_PAUSE,
 };
-use crate::slot::{self, Identity, Plan, Told};
+use crate::relay::Claim;
+use crate::slot::{self, Identity, Plan, Slot, Told};
 use crate::stream::Stream;
 use ripen_cachestore::Upstream;
 use ripen_cachestore::catalog::Catalog;
@@ -43,16 +45,35 @@ pub struct Options {
 }
 
 /// The hot cache of one database, to be [run](HotCache::run).
-#[derive(Debug)]
 pub struct HotCache {
     options: Options,
     probe: Arc<Notify>,
     stream: Stream,
     told: Option<Told>,
+    shared: Option<Shared>,
+    /// What was told was told by another node, so that others may lack some of it.
+    inherited: bool,
+    /// What Postgres was last told, or knew itself, to be done with. Never goes back while a connection lasts.
+    acknowledged: Lsn,
+    /// Postgres waits to hear more than that.
+    owed: bool,
+    /// How often the slot was found in use.
+    in_use: u32,
+}
+
+/// The slot is read by whichever node leads, for all.
+#[derive(Clone)]
+pub struct Shared {
+    /// Up to where all who are told by this node have taken what it has told. Asked for whenever Postgres is told something.
+    pub taken_by_all: Arc<dyn Fn() -> Lsn + Send + Sync>,
+    /// Told when that has risen.
+    pub risen: Arc<Notify>,
+    /// Whether it is certain that this node leads: then an earlier leader's connection is ended.
+    pub surely_leads: Arc<dyn Fn() -> bool + Send + Sync>,
 }
 
 /// Asks the stream for its position.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Prober(Arc<Notify>);
 
 impl Prober {
@@ -92,6 +113,36 @@ impl HotCache {
             probe: Arc::new(Notify::new()),
             stream,
             told: None,
+            shared: None,
+            inherited: false,
+            acknowledged: Lsn(0),
+            owed: false,
+            in_use: 0,
+        }
+    }
+
+    /// One that reads the slot for other nodes too, and goes on where an earlier reader has told `claim`.
+    pub fn of_cluster(options: Options, shared: Shared, claim: Option<Claim>) -> HotCache {
+        let told = claim.map(|claim| Told {
+            identity: Identity {
+                system_id: claim.system_id,
+                timeline: claim.timeline,
+            },
+            position: claim.complete,
+        });
+        HotCache {
+            shared: Some(shared),
+            inherited: told.is_some(),
+            told,
+            ..HotCache::new(options)
+        }
+    }
+
+    /// Lets it be asked for the position by that.
+    pub fn probed_by(self, prober: &Prober) -> HotCache {
+        HotCache {
+            probe: prober.0.clone(),
+            ..self
         }
     }
 
@@ -130,7 +181,7 @@ impl HotCache {
             }
         }
         if self.options.drop_slot_on_stop.load(Ordering::SeqCst) {
-            self.drop_slot().await;
+            drop_slot(&self.options.upstream, &self.options.slot).await;
         }
     }
 
@@ -150,6 +201,7 @@ impl HotCache {
             Err(error) => return Ended::Broken(error),
         };
         backoff.reset();
+        self.in_use = 0;
         tracing::info!(event = ?connected, "replication stream stands");
         sink.take(connected).await;
         let stuck = async {
@@ -163,7 +215,8 @@ impl HotCache {
         match followed {
             Ok(()) => {
                 // Best effort: what Postgres does not hear now it hears at the next start.
-                let _ = connection.send_status(&self.status(false)).await;
+                let status = self.status(false);
+                let _ = connection.send_status(&status).await;
                 connection.close().await;
                 Ended::Stopped
             }
@@ -176,12 +229,16 @@ impl HotCache {
         let mut connection = Connection::open(&self.options.upstream).await?;
         let (identity, written) = slot::identify(&mut connection).await?;
         slot::check_wal_level(&mut connection).await?;
-        let (name, publication) = (&self.options.slot, &self.options.publication);
+        let (name, publication) = (
+            &self.options.slot.clone(),
+            &self.options.publication.clone(),
+        );
         if !slot::publication_exists(&mut connection, publication).await? {
             return Err(Error::Unavailable(Unavailable::publication(publication)));
         }
         let found = slot::find(&mut connection, name).await?;
-        let (start, resumed) = match slot::plan(found.as_ref(), identity, written, self.told) {
+        let found = self.free(&mut connection, found).await?;
+        let (mut start, resumed) = match slot::plan(found.as_ref(), identity, written, self.told) {
             Plan::Use { start, resumed } => (start, resumed),
             Plan::Make { drop_first } => {
                 let made = self.make_slot(&mut connection, drop_first).await?;
@@ -189,9 +246,17 @@ impl HotCache {
             }
             Plan::Refuse => return Err(Error::Unavailable(Unavailable::foreign_slot(name))),
         };
+        let confirmed = found.map_or(start, |slot| slot.confirmed);
+        if self.inherited && resumed {
+            // Others may lack some of what this node has: all of it is told again.
+            start = confirmed;
+        }
         connection
             .start(&slot::start_command(name, publication, start))
             .await?;
+        self.check_start(start).await?;
+        self.inherited = false;
+        (self.acknowledged, self.owed) = (confirmed.min(start), false);
         let same_history = self
             .told
             .is_none_or(|told| told.continues(identity, written));
@@ -205,6 +270,52 @@ impl HotCache {
             position: start,
         };
         Ok((connection, connected))
+    }
+
+    /// Waits for the reader of a shared slot to go, and ends it if it does not go by itself and this node leads for certain.
+    async fn free(
+        &mut self,
+        connection: &mut Connection,
+        found: Option<Slot>,
+    ) -> Result<Option<Slot>, Error> {
+        let reader = found.as_ref().and_then(|slot| slot.reader);
+        let (Some(shared), Some(pid)) = (&self.shared, reader) else {
+            return Ok(found);
+        };
+        self.in_use += 1;
+        if self.in_use <= SLOT_IN_USE_PATIENCE || !(shared.surely_leads)() {
+            return Err(Error::InUse);
+        }
+        if slot::end_reader(connection, pid).await? {
+            let slot = &self.options.slot;
+            tracing::warn!(slot, pid, "an earlier leader's replication stream is ended");
+        }
+        let freeing = async {
+            loop {
+                let found = slot::find(connection, &self.options.slot).await?;
+                if found.as_ref().is_none_or(|slot| slot.reader.is_none()) {
+                    return Ok(found);
+                }
+                sleep(SLOT_FREE_POLL).await;
+            }
+        };
+        timeout(SLOT_FREE_WAIT, freeing)
+            .await
+            .unwrap_or(Err(Error::InUse))
+    }
+
+    /// Postgres starts a stream where the slot is, if that is further than asked for: an earlier reader may have moved it since it was looked at. From now on nobody else can.
+    async fn check_start(&self, start: Lsn) -> Result<(), Error> {
+        if self.shared.is_none() {
+            return Ok(());
+        }
+        let mut beside = Connection::open(&self.options.upstream).await?;
+        let found = slot::find(&mut beside, &self.options.slot).await?;
+        beside.close().await;
+        match found {
+            Some(slot) if slot.confirmed <= start => Ok(()),
+            _ => Err(Error::InUse),
+        }
     }
 
     async fn make_slot(&self, connection: &mut Connection, drop_first: bool) -> Result<Lsn, Error> {
@@ -247,14 +358,25 @@ impl HotCache {
                     silent = false;
                     let asked = self.take_all(message?, connection, &catalog(), sink).await;
                     if self.check_publication(asked).await? {
-                        connection.send_status(&self.status(false)).await?;
+                        let status = self.status(false);
+                        self.owed = status.flushed < status.written;
+                        connection.send_status(&status).await?;
                     }
                 }
                 _ = ticks.tick() => {
-                    connection.send_status(&self.status(silent)).await?;
+                    let status = self.status(silent);
+                    connection.send_status(&status).await?;
                     silent = true;
                 }
-                () = self.probe.notified() => connection.send_status(&self.status(true)).await?,
+                () = self.probe.notified() => {
+                    let status = self.status(true);
+                    connection.send_status(&status).await?;
+                }
+                () = risen(&self.shared), if self.owed => {
+                    let status = self.status(false);
+                    self.owed = status.flushed < status.written;
+                    connection.send_status(&status).await?;
+                }
             }
         }
     }
@@ -336,34 +458,48 @@ impl HotCache {
             && fields.state() == SqlState::UNDEFINED_OBJECT
         {
             tracing::warn!(error = %fields, "replication slot cannot be decoded and is made anew");
-            self.drop_slot().await;
+            drop_slot(&self.options.upstream, &self.options.slot).await;
             self.told = None;
         }
         taken
     }
 
-    fn status(&self, reply_requested: bool) -> StandbyStatus {
+    /// What Postgres may forget is what was handed over here, and taken by all others who are told by this node.
+    fn status(&mut self, reply_requested: bool) -> StandbyStatus {
         let passed = self.stream.passed();
+        let mut done = passed;
+        if let Some(shared) = &self.shared {
+            let taken = (shared.taken_by_all)();
+            done = passed.min(taken).max(self.acknowledged);
+            self.acknowledged = done;
+        }
         StandbyStatus {
-            written: passed,
-            flushed: passed,
-            applied: passed,
+            written: passed.max(done),
+            flushed: done,
+            applied: done,
             sent_at: now(),
             reply_requested,
         }
     }
+}
 
-    async fn drop_slot(&self) {
-        let dropping = async {
-            let mut connection = Connection::open(&self.options.upstream).await?;
-            slot::drop(&mut connection, &self.options.slot).await
-        };
-        let slot = &self.options.slot;
-        match timeout(DROP_TIMEOUT, dropping).await {
-            Ok(Ok(())) => tracing::info!(slot, "replication slot dropped"),
-            Ok(Err(error)) => tracing::warn!(slot, %error, "replication slot not dropped"),
-            Err(_) => tracing::warn!(slot, "replication slot not dropped in time"),
-        }
+async fn risen(shared: &Option<Shared>) {
+    match shared {
+        Some(shared) => shared.risen.notified().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Drops a slot that nobody reads any more; says in the log whether that was done. Takes [`DROP_TIMEOUT`] at most.
+pub async fn drop_slot(upstream: &Upstream, slot: &str) {
+    let dropping = async {
+        let mut connection = Connection::open(upstream).await?;
+        slot::drop(&mut connection, slot).await
+    };
+    match timeout(DROP_TIMEOUT, dropping).await {
+        Ok(Ok(())) => tracing::info!(slot, "replication slot dropped"),
+        Ok(Err(error)) => tracing::warn!(slot, %error, "replication slot not dropped"),
+        Err(_) => tracing::warn!(slot, "replication slot not dropped in time"),
     }
 }
 

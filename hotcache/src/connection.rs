@@ -15,6 +15,9 @@ use ripen_pg::wire::{WireError, frontend};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
+/// What Postgres shows of such a connection.
+pub(crate) const APPLICATION_NAME: &str = "ripen hot cache";
+
 /// One row of a command's answer, in text.
 pub(crate) type TextRow = Vec<Option<String>>;
 
@@ -57,7 +60,7 @@ impl Connection {
             ("database", &upstream.database),
             ("replication", "database"),
             ("client_encoding", "UTF8"),
-            ("application_name", "ripen hot cache"),
+            ("application_name", APPLICATION_NAME),
         ]);
         startup::encode(&mut connection.outbox, &FirstPacket::Startup(startup));
         connection.send().await?;

@@ -34,6 +34,9 @@ pub enum Error {
     /// Messages that make no sense together.
     #[error(transparent)]
     Stream(#[from] StreamError),
+    /// Another node reads the cluster's slot, or did so a moment ago.
+    #[error("the replication slot is still read by another node")]
+    InUse,
     /// An answer that makes no sense.
     #[error("unexpected answer to {0}")]
     Unexpected(&'static str),

@@ -1,11 +1,14 @@
-//! What the hot cache tells the grid, in the order of the WAL. Holds values only.
+//! What the hot cache tells the grid, in the order of the WAL. Values, and what they are to whom; never talks to anybody.
 
 use crate::error::Unavailable;
 use crate::publication::Author;
+use crate::shape::ShapeStamp;
+use ripen_cachestore::catalog::Catalog;
 use ripen_cachestore::change::{FlushSeq, RowId};
 use ripen_pg::ids::{Lsn, TableOid, Xid32};
 use ripen_pg::replication::PgMicros;
 use ripen_pg::tuple::Tuple;
+use std::collections::BTreeSet;
 
 /// What happened, in order. Between `Connected` and the next `Disconnected` or `Unavailable` nothing is left out; things may be told twice
 /// after a reconnect.
@@ -72,6 +75,34 @@ pub struct Transaction {
     pub invalidated: Vec<TableOid>,
     /// The columns of these tables are no longer what they were, or not what the catalog says: load it anew.
     pub schema_changed: Vec<TableOid>,
+    /// What the bytes of `rows` mean, of each of their tables: who has another catalog than the one they were read by must not use them ([`Transaction::fit`]).
+    pub shapes: Vec<(TableOid, ShapeStamp)>,
+}
+
+impl Transaction {
+    /// The transaction for somebody with this catalog: rows that mean something else under it are told by their tables.
+    pub fn fit(&mut self, catalog: &Catalog) {
+        let misfit = |(table, stamp): &(TableOid, ShapeStamp)| {
+            let relation = catalog.relations.get(table);
+            let fits = relation.is_some_and(|relation| ShapeStamp::of(catalog, relation) == *stamp);
+            (!fits).then_some(*table)
+        };
+        let misfits: BTreeSet<TableOid> = self.shapes.iter().filter_map(misfit).collect();
+        self.invalidate(&misfits);
+        let known = self.schema_changed.iter().copied();
+        let schema_changed: BTreeSet<TableOid> = known.chain(misfits).collect();
+        self.schema_changed = schema_changed.into_iter().collect();
+    }
+
+    /// Tells these tables as changed, not their rows.
+    pub fn invalidate(&mut self, tables: &BTreeSet<TableOid>) {
+        self.rows.retain(|told| !tables.contains(&told.row.table));
+        self.truncated.retain(|table| !tables.contains(table));
+        self.shapes.retain(|(table, _)| !tables.contains(table));
+        let known = self.invalidated.iter().copied();
+        let all: BTreeSet<TableOid> = known.chain(tables.iter().copied()).collect();
+        self.invalidated = all.into_iter().collect();
+    }
 }
 
 /// What a transaction did to one row.
@@ -81,6 +112,17 @@ pub struct RowOutcome {
     pub row: RowId,
     /// What became of it.
     pub outcome: Outcome,
+}
+
+impl RowOutcome {
+    /// About the bytes it takes on its way to another node.
+    pub(crate) fn weight(&self) -> usize {
+        let image = match &self.outcome {
+            Outcome::Put(image) => image.weight(),
+            Outcome::Delete | Outcome::Unknown => 0,
+        };
+        self.row.key.as_bytes().len() + image
+    }
 }
 
 /// See [`RowOutcome`].

@@ -6,12 +6,15 @@
 //!     ▲                        │
 //!     └── status: passed ◄─────┘  only what was handed over
 //! ```
+//! Among several nodes one does this for all: see [`relay`].
 
 pub mod client;
 pub mod error;
 pub mod event;
 pub mod limits;
 pub mod publication;
+pub mod relay;
+pub mod shape;
 pub mod slots;
 pub mod stream;
 
@@ -20,5 +23,5 @@ mod connection;
 mod slot;
 mod table;
 
-pub use client::{HotCache, Options, Prober, Sink};
+pub use client::{HotCache, Options, Prober, Shared, Sink};
 pub use event::{Event, Outcome, RowOutcome, Transaction};

@@ -58,8 +58,27 @@ pub const PUBLICATION_IDLE_TIMEOUT: &str = "2s";
 /// How often the publication is looked at anew because somebody else changed it at the same time. Then the change fails, to be repeated.
 pub const PUBLICATION_ATTEMPTS: usize = 5;
 
-/// Longest name of anything in Postgres (`NAMEDATALEN`). A longer one of a slot is refused before Postgres does.
-pub const NAME_BYTES_MAX: usize = 63;
+/// Times that a new leader finds the slot read by an earlier one before it ends that one's connection: who stops in order gives the slot up in less time.
+pub const SLOT_IN_USE_PATIENCE: u32 = 1;
 
-/// What a node of a cluster adds to the name of its slot: "_" and sixteen digits.
-pub const NODE_SUFFIX_BYTES: usize = 17;
+/// How long the new leader then waits for the slot. Reached: it tries again.
+pub const SLOT_FREE_WAIT: Duration = Duration::from_secs(1);
+
+/// Pause between two looks whether the slot is free.
+pub const SLOT_FREE_POLL: Duration = Duration::from_millis(10);
+
+/// Bytes of events that the leader keeps for nodes that were away for a moment or are slow. Reached: the oldest go, and who has not heard them begins anew with an empty memory.
+pub const RELAY_TAIL_BYTES_MAX: usize = 16 << 20;
+
+/// Events that it keeps. Reached: as above.
+pub const RELAY_TAIL_EVENTS_MAX: usize = 1 << 16;
+
+/// Bytes of rows in one relayed transaction. A larger one is told to the others as "these tables changed", so that one transaction cannot push all others out of what is kept.
+pub const RELAY_EVENT_BYTES_MAX: usize = 4 << 20;
+
+/// Bytes of events in one answer, but for a single event. More go into the next one.
+pub const RELAY_ANSWER_BYTES: usize = 1 << 20;
+
+/// For how long after it last asked a node is waited for with what Postgres may forget. Longer than a question waits for its answer and than an election takes. Then the slot goes on;
+/// what is kept here may do for that node all the same, and if not, it begins anew. Postgres waits for this at a shutdown at most.
+pub const RELAY_HOLD: Duration = Duration::from_secs(5);

@@ -1,6 +1,6 @@
 //! The replication slot: whether it still holds what we have not seen, else a new one. Decides from what Postgres says; the few commands are at the end.
 
-use crate::connection::{Connection, TextRow};
+use crate::connection::{APPLICATION_NAME, Connection, TextRow};
 use crate::error::{Error, Unavailable};
 use ripen_pg::ids::Lsn;
 
@@ -31,6 +31,8 @@ pub(crate) struct Slot {
     pub ours: bool,
     pub lost: bool,
     pub confirmed: Lsn,
+    /// The backend that streams from it.
+    pub reader: Option<i32>,
 }
 
 /// What to do with the slot.
@@ -98,7 +100,7 @@ pub(crate) async fn check_wal_level(connection: &mut Connection) -> Result<(), E
 pub(crate) async fn find(connection: &mut Connection, name: &str) -> Result<Option<Slot>, Error> {
     let sql = format!(
         "SELECT slot_type = 'logical' AND plugin = 'pgoutput' AND database = current_database(), \
-         coalesce(wal_status = 'lost', false), confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = {}",
+         coalesce(wal_status = 'lost', false), confirmed_flush_lsn, active_pid FROM pg_replication_slots WHERE slot_name = {}",
         quote_literal(name)
     );
     let rows = connection.query(&sql).await?;
@@ -110,7 +112,18 @@ pub(crate) async fn find(connection: &mut Connection, name: &str) -> Result<Opti
         ours: field(row, 0) == Some("t"),
         lost: field(row, 1) == Some("t"),
         confirmed: confirmed.map_err(|_| Error::Unexpected("the look-up of the slot"))?,
+        reader: field(row, 3).and_then(|pid| pid.parse().ok()),
     }))
+}
+
+/// Ends a backend that streams from a slot, if it is a hot cache's: a leader that was stopped or cut off holds the slot for as long as Postgres believes in its connection.
+/// Answers whether there was one.
+pub(crate) async fn end_reader(connection: &mut Connection, pid: i32) -> Result<bool, Error> {
+    let sql = format!(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = {pid} AND application_name = {}",
+        quote_literal(APPLICATION_NAME)
+    );
+    Ok(!connection.query(&sql).await?.is_empty())
 }
 
 /// Makes the slot and answers where it begins. Waits for every transaction that writes now to end.
@@ -181,6 +194,7 @@ mod tests {
             ours: true,
             lost: false,
             confirmed: Lsn(confirmed),
+            reader: None,
         }
     }
 

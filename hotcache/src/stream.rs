@@ -9,6 +9,7 @@
 use crate::event::{Event, Outcome, RowOutcome, Transaction};
 use crate::limits::{ROW_OVERHEAD, TRANSACTION_BYTES_MAX};
 use crate::publication::{Author, withdrawal};
+use crate::shape::ShapeStamp;
 use crate::table::{Mapping, Table, WalRow, fill, is_incomplete};
 use foldhash::fast::RandomState;
 use indexmap::IndexMap;
@@ -77,6 +78,7 @@ struct Open {
     schema_changed: BTreeSet<TableOid>,
     marks: Vec<u64>,
     withdrawals: Vec<(Author, Vec<TableOid>)>,
+    shapes: Vec<(TableOid, ShapeStamp)>,
 }
 
 impl Stream {
@@ -310,6 +312,7 @@ impl Open {
             schema_changed: BTreeSet::new(),
             marks: Vec::new(),
             withdrawals: Vec::new(),
+            shapes: Vec::new(),
         }
     }
 
@@ -333,6 +336,7 @@ impl Open {
         if self.collapsed || self.truncated.contains(&table) {
             return None;
         }
+        self.note_shape(table, mapping.stamp());
         match row {
             Row::Gone(old) => self.set(mapping.old_row(old)?, Outcome::Delete),
             Row::New(new, old) => {
@@ -347,6 +351,13 @@ impl Open {
             }
         }
         Some(())
+    }
+
+    fn note_shape(&mut self, table: TableOid, stamp: ShapeStamp) {
+        let noted = (table, stamp);
+        if self.shapes.last() != Some(&noted) && !self.shapes.contains(&noted) {
+            self.shapes.push(noted);
+        }
     }
 
     /// The key changed: the row leaves its old place. Values that the stream does not repeat were at that place, not at the new one.
@@ -427,6 +438,7 @@ impl Open {
             truncated: self.truncated.into_iter().collect(),
             invalidated: self.invalidated.into_iter().collect(),
             schema_changed: self.schema_changed.into_iter().collect(),
+            shapes: self.shapes,
         };
         let says = transaction.own_flush.is_some()
             || !transaction.rows.is_empty()

@@ -1,5 +1,6 @@
 //! How the columns of a table in the stream lie in the rows that the grid keeps. Decides; never trusts a table whose columns are not exactly those of the catalog.
 
+use crate::shape::ShapeStamp;
 use ripen_cachestore::catalog::{Catalog, Collation, Column, Epoch, Relation, TypeKind};
 use ripen_cachestore::change::RowId;
 use ripen_pg::ids::{TableOid, TypeOid};
@@ -38,6 +39,7 @@ pub(crate) struct Mapping {
     key: Vec<KeyColumn>,
     generated: bool,
     identity: u8,
+    stamp: ShapeStamp,
 }
 
 #[derive(Debug)]
@@ -120,13 +122,14 @@ impl Table {
                 .collect::<Option<_>>()?,
             generated: published.len() != relation.columns.len(),
             identity: self.identity,
+            stamp: ShapeStamp::of(catalog, relation),
             relation: relation.clone(),
         })
     }
 }
 
 /// The type under which a key column's bytes are canonical; `None` when there is no such form.
-fn key_type(catalog: &Catalog, column: &Column) -> Option<TypeOid> {
+pub(crate) fn key_type(catalog: &Catalog, column: &Column) -> Option<TypeOid> {
     let base = catalog.base_type(column.type_oid);
     let is_enum = |oid| {
         matches!(
@@ -144,6 +147,11 @@ impl Mapping {
     /// The table.
     pub fn table(&self) -> TableOid {
         self.relation.oid
+    }
+
+    /// What rows under this mapping mean.
+    pub fn stamp(&self) -> ShapeStamp {
+        self.stamp
     }
 
     /// A row as it is after an insert or update; `None` when not even its key is known.

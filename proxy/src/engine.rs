@@ -35,7 +35,7 @@ use ripen_grid::change::RowId;
 use ripen_grid::cluster::status::MemberStatus;
 use ripen_grid::desk::Answer;
 use ripen_grid::grid::{Grid, GridError, Hold};
-use ripen_grid::limits::LOAD_ATTEMPTS_MAX;
+use ripen_grid::limits::{CATCH_UP_WAIT, LOAD_ATTEMPTS_MAX};
 use ripen_grid::log::RequestId;
 use ripen_grid::rows::{Found, Read};
 use ripen_grid::scope::Scope;
@@ -483,6 +483,18 @@ impl Answerer for Engine {
             if !self.grid.is_sure() {
                 if !self.grid.until_sure().await {
                     return Err(no_lease());
+                }
+                continue;
+            }
+            if self.grid.feed.behind() && !self.grid.feed.is_exclusive(plan.table.oid) {
+                let caught_up =
+                    tokio::time::timeout(CATCH_UP_WAIT, self.grid.feed.until_caught_up());
+                if caught_up.await.is_err() {
+                    self.counters.bypassed.fetch_add(1, Ordering::Relaxed);
+                    return Err(passed(
+                        "behind",
+                        "the node has not heard yet what it missed",
+                    ));
                 }
                 continue;
             }

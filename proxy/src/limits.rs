@@ -166,3 +166,15 @@ pub const ORPHANS_PERIOD: Duration = Duration::from_millis(500);
 
 /// How long a node that stops waits for another to lead instead. Then there is an election.
 pub const HAND_OVER_WAIT: Duration = Duration::from_secs(3);
+
+/// How long a node that asks for more of the stream is let wait until there is some: less than [`RELAY_PATIENCE`]. Then it asks again, which says that it lives.
+pub const RELAY_WAIT: Duration = Duration::from_secs(1);
+
+/// How long a node waits for the leader's answer about the stream. Then its own stream counts as away, and it asks over a new connection.
+pub const RELAY_PATIENCE: Duration = Duration::from_secs(3);
+
+/// How soon it asks again who did not get an answer.
+pub const RELAY_RETRY: Duration = Duration::from_millis(50);
+
+/// How long a node that stops waits for any other to say that it is there. If none does, the last one has gone, and the slot is dropped.
+pub const LAST_NODE_WAIT: Duration = Duration::from_secs(1);

@@ -203,6 +203,9 @@ totals! {
     Hotcache Counter hotcache_changes: u64, "Row changes of others applied to memory.";
     Hotcache Counter hotcache_invalidations: u64, "Rows dropped because a change did not tell the whole row.";
     Hotcache Counter hotcache_restarts: u64, "Times the stream was opened again.";
+    Hotcache Counter hotcache_resyncs: u64, "Those of them after which clean rows were dropped, as nobody could tell what had changed.";
+    Hotcache Gauge hotcache_reads_slot: u64, "1 on the node that reads the slot: of a cluster the leader, which tells the others.";
+    Hotcache Gauge hotcache_relay_nodes: u64, "Other nodes that this one tells what the stream tells.";
     Sessions Gauge clients: u64, "Client connections.";
     Sessions Gauge clients_max: u64, "Bound on clients.";
     Sessions Counter client_connections: u64, "Client connections accepted.";

@@ -1,7 +1,7 @@
 //! Starts and stops everything, in one visible order. Never serves a client itself.
 //!
 //! Start: listeners → log (all that was acknowledged is applied) → claim on the database → tasks that keep up with Postgres → clients. Postgres need not be there.
-//! Stop: no new clients → sessions end their transactions → what is pending is flushed (bounded) → the slot is given back → the log closes.
+//! Stop: no new clients → sessions end their transactions → what is pending is flushed (bounded) → the log closes → the slot is given back, if nobody else needs it.
 
 mod claim;
 mod cluster;
@@ -9,6 +9,7 @@ mod follow;
 mod memo;
 mod memory;
 mod orphans;
+mod relay;
 mod upkeep;
 
 use crate::accept::{self, Front, Listener};
@@ -31,6 +32,7 @@ use claim::{ClaimError, Claiming, Holder};
 use follow::{FollowStats, Follower};
 use futures_util::FutureExt;
 use memo::Memo;
+use relay::{Post, Relaying};
 use ripen_cachestore::catalog::Catalog;
 use ripen_cachestore::progress::LogKey;
 use ripen_cachestore::upstream::UpstreamError;
@@ -41,7 +43,7 @@ use ripen_grid::grid::{Grid, GridOptions};
 use ripen_grid::log::{self, LogError, LogOptions};
 use ripen_grid::node::{Node, NodeError, NodeParts};
 use ripen_grid::scope::Scope;
-use ripen_hotcache::{HotCache, slots};
+use ripen_hotcache::{HotCache, Prober};
 use std::io;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -77,9 +79,6 @@ pub enum StartError {
     /// The log cannot be opened, or broke.
     #[error("the write-ahead log failed: {0}")]
     Log(#[from] LogError),
-    /// The slot's name.
-    #[error(transparent)]
-    Slot(#[from] slots::TooLong),
     /// The cluster cannot be joined.
     #[error("cannot take part in the cluster: {0}")]
     Member(#[from] MemberError),
@@ -188,7 +187,9 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), StartErr
         ended,
         Err(StartError::Claim(_) | StartError::Flusher(FlusherError::Fenced(_)))
     );
-    server.owns_slot.store(!superseded, Ordering::SeqCst);
+    if superseded {
+        server.owns_slot.store(false, Ordering::SeqCst);
+    }
     server.stop.cancel();
     server.tasks.close();
     server.tasks.wait().await;
@@ -258,8 +259,8 @@ struct Server {
     followed: Arc<FollowStats>,
     readiness: Arc<Readiness>,
     logins: Arc<Logins>,
-    /// Each node of a cluster follows Postgres by a slot of its own.
-    slot: String,
+    /// Where the other nodes hear of the stream.
+    post: Arc<Post>,
     /// Whether the slot goes when the stream is stopped.
     owns_slot: Arc<AtomicBool>,
     stop: CancellationToken,
@@ -277,10 +278,6 @@ impl Server {
         node: &Node,
     ) -> Result<Server, StartError> {
         let grid = node.grid.clone();
-        let slot = match grid.member() {
-            Some(member) => slots::of_node(&config.slot, member.node())?,
-            None => config.slot.clone(),
-        };
         let changing = grid.clone();
         let on_change = Box::new(move |old: &Catalog, new: &Catalog| {
             let changed = keeper::changed_tables(old, new);
@@ -312,7 +309,7 @@ impl Server {
         tasks.spawn(essential("outliving transactions", end, broken.clone()));
         Ok(Server {
             config,
-            slot,
+            post: Arc::default(),
             store,
             grid,
             keeper,
@@ -320,7 +317,8 @@ impl Server {
             followed: Arc::default(),
             readiness: Arc::default(),
             logins: Arc::default(),
-            owns_slot: Arc::new(AtomicBool::new(true)),
+            // The other nodes of a cluster need it.
+            owns_slot: Arc::new(AtomicBool::new(node.member.is_none())),
             stop,
             tasks,
             broken,
@@ -388,40 +386,49 @@ impl Server {
     ) -> impl Future<Output = ()> + use<> {
         let (store, grid, keeper) = (self.store.clone(), self.grid.clone(), self.keeper.clone());
         let (max_staleness, stop) = (self.config.max_staleness, self.stop.clone());
-        let (slot, owns_slot) = (self.slot.clone(), self.owns_slot.clone());
+        let options = ripen_hotcache::Options {
+            upstream: store.upstream().clone(),
+            slot: self.config.slot.clone(),
+            publication: publisher::PUBLICATION.to_owned(),
+            log,
+            drop_slot_on_stop: self.owns_slot.clone(),
+        };
+        let post = self.post.clone();
         async move {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = migrated.notified() => {}
             }
-            let options = ripen_hotcache::Options {
-                upstream: store.upstream().clone(),
-                slot,
-                publication: publisher::PUBLICATION.to_owned(),
-                log,
-                drop_slot_on_stop: owns_slot,
-            };
-            let mut moves = store.home().moves();
-            while !stop.is_cancelled() {
-                let hot_cache = HotCache::new(options.clone());
-                let freshness = watch_freshness(
-                    store.clone(),
-                    grid.clone(),
-                    hot_cache.prober(),
-                    max_staleness,
-                    stop.clone(),
-                );
-                let (catalog, follower) = (keeper.clone(), follower.clone());
-                let follow = hot_cache.run(move || catalog.catalog(), follower, stop.clone());
-                tokio::select! {
-                    _ = async { tokio::join!(follow, freshness) } => {}
-                    // The stream may lead to the server that was the system of record before.
-                    Ok(()) = moves.changed(), if store.home().guarded() => {
-                        grid.feed.set_live(false, steady_ms());
-                        keeper.look_soon();
+            let prober = Prober::default();
+            let freshness = watch_freshness(
+                store.clone(),
+                grid.clone(),
+                prober.clone(),
+                max_staleness,
+                stop.clone(),
+            );
+            if let Some(member) = grid.member().cloned() {
+                let relaying =
+                    Relaying::new(member, options, follower, post, prober, max_staleness);
+                tokio::join!(relaying.run(store.home(), stop), freshness);
+                return;
+            }
+            let follow = async {
+                let mut moves = store.home().moves();
+                while !stop.is_cancelled() {
+                    let hot_cache = HotCache::new(options.clone()).probed_by(&prober);
+                    let (catalog, follower) = (keeper.clone(), follower.clone());
+                    tokio::select! {
+                        () = hot_cache.run(move || catalog.catalog(), follower, stop.clone()) => {}
+                        // The stream may lead to the server that was the system of record before.
+                        Ok(()) = moves.changed(), if store.home().guarded() => {
+                            grid.feed.set_live(false, steady_ms());
+                            keeper.look_soon();
+                        }
                     }
                 }
-            }
+            };
+            tokio::join!(follow, freshness);
         }
     }
 
@@ -463,6 +470,8 @@ impl Server {
             let operator = member.operator();
             let drained = tokio::time::timeout(HAND_OVER_WAIT, operator.drain());
             drop(drained.await);
+            let last = !relay::anybody_else(&member.handle()).await;
+            self.owns_slot.store(last, Ordering::SeqCst);
             return;
         }
         let pending = self.grid.schedule.stats().pending_rows;
@@ -482,9 +491,10 @@ impl Server {
     fn status_source(&self, front: Arc<Front<Engine>>, node: Arc<dyn NodeControl>) -> StatusSource {
         let (engine, followed) = (Arc::downgrade(&self.engine), self.followed.clone());
         let (readiness, started) = (self.readiness.clone(), self.started);
-        let store = self.store.clone();
+        let (store, post) = (self.store.clone(), self.post.clone());
         let front = Arc::downgrade(&front);
         let (shown, control) = (front.clone(), node.clone());
+        let alone = !self.grid.has_peers();
         let source: StatusSource = Arc::new(move || {
             let mut status = engine
                 .upgrade()
@@ -493,6 +503,9 @@ impl Server {
                 fill(&mut status, &front, &followed, started);
                 status.totals.upstream_available = u64::from(store.available());
             }
+            let readers = post.readers();
+            status.totals.hotcache_reads_slot = u64::from(alone || readers.is_some());
+            status.totals.hotcache_relay_nodes = readers.unwrap_or(0) as u64;
             status.not_ready = readiness
                 .missing()
                 .or(control.not_ready())
@@ -522,6 +535,7 @@ fn fill(status: &mut Status, front: &Front<Engine>, followed: &FollowStats, star
     totals.hotcache_changes = read(&followed.changes);
     totals.hotcache_invalidations = read(&followed.invalidations);
     totals.hotcache_restarts = read(&followed.connects).saturating_sub(1);
+    totals.hotcache_resyncs = read(&followed.resyncs).saturating_sub(1);
     let recent = followed.staleness_us.lock();
     totals.outside_staleness_p50_seconds = recent.percentile(0.50) as f64 / 1e6;
     totals.outside_staleness_p99_seconds = recent.percentile(0.99) as f64 / 1e6;

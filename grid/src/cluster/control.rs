@@ -28,6 +28,8 @@ pub(crate) enum Question {
     Process,
     /// How is the cluster? Answered by a [`super::status::MemberStatus`] as JSON.
     Status,
+    /// To the leader: what has its hot cache's stream told since? In the words of whoever relays it; may wait a while.
+    Relay(Bytes),
     /// Is a session with that cancel key there? Then what it does is cancelled. Answered by [`encode_done`], when it is.
     Cancel(Bytes),
 }
@@ -56,6 +58,12 @@ impl Question {
             Question::Ask(question) => {
                 let mut out = BytesMut::with_capacity(1 + question.len());
                 out.put_u8(6);
+                out.extend_from_slice(question);
+                return out.freeze();
+            }
+            Question::Relay(question) => {
+                let mut out = BytesMut::with_capacity(1 + question.len());
+                out.put_u8(42);
                 out.extend_from_slice(question);
                 return out.freeze();
             }
@@ -93,6 +101,7 @@ impl Question {
         let question = match reader.u8()? {
             1 => return Ok(Question::Log(bytes.slice(1..))),
             6 => return Ok(Question::Ask(bytes.slice(1..))),
+            42 => return Ok(Question::Relay(bytes.slice(1..))),
             7 => Question::Everywhere(LogIndex(reader.u64()?)),
             8 => Question::Process,
             2 => Question::Cluster,
@@ -200,6 +209,7 @@ mod tests {
             Question::Everywhere(LogIndex(9)),
             Question::Process,
             Question::Status,
+            Question::Relay(Bytes::from_static(b"what else?")),
             Question::Cancel(Bytes::from_static(b"\0\0\0\x07key")),
         ] {
             assert_eq!(Question::decode(&question.encode()), Ok(question));

@@ -157,6 +157,11 @@ impl Lease {
         self.from = self.from.max(grant.from);
     }
 
+    /// Whether there is none, for whatever the node has applied.
+    pub fn is_over(&self, now_ms: u64) -> bool {
+        now_ms >= self.until_ms
+    }
+
     /// Whether a read that begins now may be answered from memory, which contains the log up to `applied`.
     pub fn holds(&self, applied: LogIndex, now_ms: u64) -> bool {
         now_ms < self.until_ms && applied >= self.from

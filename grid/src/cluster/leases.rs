@@ -126,8 +126,9 @@ impl Leases {
         }
     }
 
-    /// Asks for a lease, again and again, and at once when something has been applied: the leader waits for that, so it is told while earlier questions are on their way. Never ends.
-    pub(crate) async fn renew<F>(&self, log: &Log, ask: impl Fn(LogIndex) -> F)
+    /// Asks for a lease, again and again, and at once when something has been applied: the leader waits for that, so it is told while earlier questions are on their way.
+    /// `returned` is told, before anything is answered under a new lease, that this node had none: it may have stood still. Never ends.
+    pub(crate) async fn renew<F>(&self, log: &Log, ask: impl Fn(LogIndex) -> F, returned: impl Fn())
     where
         F: Future<Output = Option<(Grant, LogIndex)>>,
     {
@@ -148,7 +149,7 @@ impl Leases {
                 let room = asked.len() < LEASES_ASKED_MAX;
                 let due = asked.is_empty() || (room && soon.is_elapsed());
                 tokio::select! {
-                    Some((asked_ms, answer)) = asked.next() => self.answered(log, asked_ms, answer),
+                    Some((asked_ms, answer)) = asked.next() => self.answered(log, asked_ms, answer, &returned),
                     Ok(()) = applied.changed(), if due => break,
                     () = &mut soon, if !soon.is_elapsed() => {}
                     () = &mut later, if room => break,
@@ -157,9 +158,20 @@ impl Leases {
         }
     }
 
-    fn answered(&self, log: &Log, asked_ms: u64, answer: Option<(Grant, LogIndex)>) {
+    fn answered(
+        &self,
+        log: &Log,
+        asked_ms: u64,
+        answer: Option<(Grant, LogIndex)>,
+        returned: impl Fn(),
+    ) {
         if let Some((grant, acknowledged)) = answer {
-            self.state.lock().held.granted(grant, asked_ms);
+            let mut state = self.state.lock();
+            if state.held.is_over(self.now_ms()) {
+                returned();
+            }
+            state.held.granted(grant, asked_ms);
+            drop(state);
             log.acknowledge(acknowledged);
         }
     }

@@ -3,9 +3,11 @@
 
 mod cancels;
 mod operator;
+mod relay;
 
 pub use cancels::Cancels;
 pub use operator::{DrainError, Operator};
+pub use relay::{Relay, Returned};
 
 use super::control::{Question, Told, decode_lease, decode_number, encode_lease, encode_number};
 use super::hello::Identity;
@@ -92,6 +94,8 @@ pub(super) struct Shared {
     process: u64,
     desk: OnceLock<Desk>,
     cancels: OnceLock<Cancels>,
+    relay: OnceLock<Relay>,
+    returned: OnceLock<Returned>,
     address: String,
     cluster: OnceLock<u64>,
     log: OnceLock<Log>,
@@ -144,6 +148,8 @@ impl Member {
             process: options.process,
             desk: OnceLock::new(),
             cancels: OnceLock::new(),
+            relay: OnceLock::new(),
+            returned: OnceLock::new(),
             address: log.address.clone(),
             cluster: OnceLock::new(),
             log: OnceLock::new(),
@@ -415,6 +421,7 @@ impl Shared {
             }
             Question::Process => Ok(encode_number(self.process)),
             Question::Cancel(key) => Ok(self.cancel(key).await),
+            Question::Relay(question) => self.relay(question).await,
             Question::Lease(node, applied) => {
                 let grant = self.leases.grant(log, node, applied);
                 Ok(encode_lease(grant.map(|grant| (grant, log.acknowledged()))))
@@ -535,9 +542,14 @@ impl Shared {
 
     /// Holds a lease of whoever leads, or gives them.
     async fn lease(self: Arc<Shared>, log: Log, stop: CancellationToken) {
-        let holding = self
-            .leases
-            .renew(&log, |applied| self.ask_for_lease(&log, applied));
+        let returned = || {
+            if let Some(returned) = self.returned.get() {
+                returned();
+            }
+        };
+        let holding =
+            self.leases
+                .renew(&log, |applied| self.ask_for_lease(&log, applied), returned);
         let giving = self.leases.acknowledge(&log);
         tokio::select! {
             () = stop.cancelled() => {}

@@ -298,6 +298,35 @@ fn columns_land_at_their_positions() {
 }
 
 #[test]
+fn who_has_another_catalog_takes_the_tables_for_changed() {
+    let told = transaction(&[insert(&[Int(1), V::Text("a"), V::Text("b")])]);
+    let mut same = told.clone();
+    same.fit(&catalog(7));
+    assert_eq!(same, told);
+    let other = |change: fn(&mut Relation)| {
+        let mut catalog = catalog(1);
+        let relation = catalog.relations.get_mut(&T).unwrap();
+        change(Arc::get_mut(relation).unwrap());
+        catalog
+    };
+    for other in [
+        other(|relation| relation.columns[1].type_oid = INT4),
+        other(|relation| relation.columns[1].name = "x".into()),
+        other(|relation| drop(relation.columns.pop())),
+        other(|relation| relation.primary_key = vec![2]),
+        Catalog::default(),
+    ] {
+        let mut unfit = told.clone();
+        unfit.fit(&other);
+        assert!(unfit.rows.is_empty() && unfit.shapes.is_empty());
+        assert_eq!(
+            (unfit.invalidated, unfit.schema_changed),
+            (vec![T], vec![T])
+        );
+    }
+}
+
+#[test]
 fn unchanged_values_are_missing_until_the_transaction_has_told_them() {
     let told = transaction(&[update(&[Int(1), V::Text("a"), Same])]);
     assert_eq!(told.rows, [put(1, Some("a"), None)]);

@@ -6,9 +6,11 @@ use ripen_cachestore::catalog::{
     Catalog, Collation, Column, Epoch, Grants, NamespaceOid, Relation, RoleOid,
 };
 use ripen_cachestore::progress::{LogIdentity, LogKey};
-use ripen_hotcache::{Event, HotCache, Options, Prober, Transaction};
-use ripen_pg::ids::{TableOid, TypeOid};
+use ripen_hotcache::relay::Claim;
+use ripen_hotcache::{Event, HotCache, Options, Prober, Shared, Transaction};
+use ripen_pg::ids::{Lsn, TableOid, TypeOid};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -74,6 +76,35 @@ impl Following {
         drop_slot_on_stop: bool,
     ) -> Result<Following> {
         let hot_cache = hot_cache(slot, server, login, drop_slot_on_stop)?;
+        Ok(Following::run(hot_cache, catalog))
+    }
+
+    /// As the leader of a cluster: `taken` is what all others have taken, `leads` whether it leads for certain.
+    pub fn begin_for_all(
+        server: &Server,
+        catalog: Catalog,
+        claim: Option<Claim>,
+        taken: &Arc<AtomicU64>,
+        leads: bool,
+    ) -> Result<Following> {
+        let options = Options {
+            upstream: server.url("postgres").parse()?,
+            slot: "ripen".to_owned(),
+            publication: "ripen".into(),
+            log: log(1),
+            drop_slot_on_stop: Arc::default(),
+        };
+        let taken = taken.clone();
+        let shared = Shared {
+            taken_by_all: Arc::new(move || Lsn(taken.load(Ordering::SeqCst))),
+            risen: Arc::default(),
+            surely_leads: Arc::new(move || leads),
+        };
+        let hot_cache = HotCache::of_cluster(options, shared, claim);
+        Ok(Following::run(hot_cache, catalog))
+    }
+
+    fn run(hot_cache: HotCache, catalog: Catalog) -> Following {
         let (sink, events) = mpsc::unbounded_channel();
         let (prober, stop) = (hot_cache.prober(), CancellationToken::new());
         let catalog = Arc::new(Mutex::new(Arc::new(catalog)));
@@ -84,13 +115,13 @@ impl Following {
             stop.clone(),
         );
         let task = tokio::spawn(run);
-        Ok(Following {
+        Following {
             events,
             catalog,
             prober,
             stop,
             task,
-        })
+        }
     }
 
     pub fn use_catalog(&self, catalog: Catalog) {

@@ -1,4 +1,4 @@
-//! Several nodes on one database: each has a slot of its own.
+//! Several nodes on one database: what they left when each had a slot of its own, and how they hand one slot over.
 
 use super::following::{Following, catalog, oid};
 use super::server::Server;
@@ -7,9 +7,12 @@ use anyhow::{Result, ensure};
 use ripen_cachestore::{advisory, migrate};
 use ripen_hotcache::Event;
 use ripen_hotcache::publication::{self, Author, Others, PublicationError, Published, Wish};
+use ripen_hotcache::relay::Claim;
 use ripen_hotcache::slots::{self, Leftovers};
-use ripen_pg::ids::TableOid;
+use ripen_pg::ids::{Lsn, TableOid};
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tokio_postgres::Client;
 
@@ -17,6 +20,11 @@ async fn make_slot(client: &Client, name: &str, plugin: &str) -> Result<()> {
     let sql = "SELECT pg_create_logical_replication_slot($1::text::name, $2::text::name)";
     client.execute(sql, &[&name, &plugin]).await?;
     Ok(())
+}
+
+/// As earlier versions named the slot of a node.
+fn of_node(slot: &str, node: u64) -> String {
+    format!("{slot}_{node:016x}")
 }
 
 async fn slots(client: &Client) -> Result<Vec<String>> {
@@ -33,9 +41,9 @@ fn set(names: &[&str]) -> BTreeSet<String> {
 async fn slots_of_nodes_that_are_gone_are_dropped() -> Result<()> {
     let (server, client) = prepared(&["max_replication_slots = 20"]).await?;
     let (member, gone, reading) = (
-        slots::of_node("my_slot", 1)?,
-        slots::of_node("my_slot", 2)?,
-        slots::of_node("my_slot", u64::MAX)?,
+        of_node("my_slot", 1),
+        of_node("my_slot", 2),
+        of_node("my_slot", u64::MAX),
     );
     let foreign = [
         "my_slot_x",
@@ -46,7 +54,7 @@ async fn slots_of_nodes_that_are_gone_are_dropped() -> Result<()> {
     for name in [&member, &gone, "my_slot"].into_iter().chain(foreign) {
         make_slot(&client, name, "pgoutput").await?;
     }
-    let of_another_plugin = slots::of_node("my_slot", 3)?;
+    let of_another_plugin = of_node("my_slot", 3);
     make_slot(&client, &of_another_plugin, "test_decoding").await?;
     let mut following = Following::begin_on(
         &reading,
@@ -80,7 +88,7 @@ async fn each_node_follows_on_its_own() -> Result<()> {
     let t = oid(&client, "t").await?;
     let mut nodes = Vec::new();
     for node in 1..=3 {
-        let slot = slots::of_node("ripen", node)?;
+        let slot = of_node("ripen", node);
         let catalog = catalog(&client, 1).await?;
         nodes.push(Following::begin_on(
             &slot, &server, "postgres", catalog, false,
@@ -100,6 +108,74 @@ async fn each_node_follows_on_its_own() -> Result<()> {
         node.stop().await?;
     }
     Ok(())
+}
+
+/// The slot's position, and who reads it.
+async fn slot(client: &Client) -> Result<(Lsn, Option<i32>)> {
+    let sql = "SELECT confirmed_flush_lsn::text, active_pid FROM pg_replication_slots";
+    let row = client.query_one(sql, &[]).await?;
+    Ok((row.get::<_, &str>(0).parse()?, row.get(1)))
+}
+
+#[tokio::test]
+async fn the_next_leader_takes_the_slot_and_tells_again_what_others_may_lack() -> Result<()> {
+    let (server, client) = prepared(&[]).await?;
+    let taken = Arc::new(AtomicU64::new(0));
+    let begin =
+        |catalog, claim, leads| Following::begin_for_all(&server, catalog, claim, &taken, leads);
+    let mut first = begin(catalog(&client, 1).await?, None, true)?;
+    let event = first.next().await?;
+    let Event::Connected {
+        resumed: false,
+        system_id,
+        timeline,
+        position,
+        ..
+    } = event
+    else {
+        panic!("{event:?}");
+    };
+    for id in 1..=2 {
+        let sql = "INSERT INTO t VALUES ($1, 'a', '')";
+        client.execute(sql, &[&id]).await?;
+    }
+    let lacking = first.transaction().await?;
+    let known = first.transaction().await?;
+    ensure!(slot(&client).await?.0 == position, "not all have taken it");
+    let claim = Claim {
+        lineage: 1,
+        history: 1,
+        system_id,
+        timeline,
+        complete: known.commit,
+    };
+
+    // The first has not given the slot up, and only who leads for certain takes it away.
+    let mut unsure = begin(catalog(&client, 1).await?, Some(claim), false)?;
+    for _ in 0..3 {
+        let event = unsure.next().await?;
+        ensure!(matches!(event, Event::Disconnected { .. }), "{event:?}");
+    }
+    unsure.stop().await?;
+    let reader = slot(&client).await?.1;
+    let mut next = begin(catalog(&client, 1).await?, Some(claim), true)?;
+    ensure!(next.connected().await?, "nothing was missed");
+    let told = [next.transaction().await?, next.transaction().await?];
+    assert_eq!(told, [lacking, known.clone()]);
+    ensure!(slot(&client).await?.1 != reader);
+    first.stop().await?;
+
+    // What all have taken is acknowledged, and is not told again.
+    taken.store(known.commit.0, Ordering::SeqCst);
+    next.stop().await?;
+    ensure!(slot(&client).await?.0 == known.commit);
+    let behind = Claim {
+        complete: position,
+        ..claim
+    };
+    let mut late = begin(catalog(&client, 1).await?, Some(behind), true)?;
+    ensure!(!late.connected().await?, "the slot has gone past it");
+    late.stop().await
 }
 
 /// As one node of several makes it.

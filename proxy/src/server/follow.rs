@@ -28,6 +28,8 @@ pub struct FollowStats {
     pub invalidations: AtomicU64,
     /// Times the stream stood up.
     pub connects: AtomicU64,
+    /// Of these, those that could not go on where it was.
+    pub resyncs: AtomicU64,
     /// Recent times from commit to memory, in microseconds.
     pub staleness_us: parking_lot::Mutex<Recent>,
 }
@@ -123,6 +125,7 @@ impl Follower {
                     // First the position: what is loaded from now on is measured by it.
                     self.grid.feed.restart_at(position);
                     self.grid.stream_lost();
+                    self.stats.resyncs.fetch_add(1, Ordering::Relaxed);
                 }
                 self.stats.connects.fetch_add(1, Ordering::Relaxed);
                 self.grid.feed.set_live(true, (self.steady)());

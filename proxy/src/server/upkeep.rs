@@ -237,22 +237,18 @@ impl Upkeep {
         Ok(self.young.tables.is_empty() && self.grid.feed.beginnings() == beginnings)
     }
 
-    /// Where this node leads: a slot that nobody reads any more keeps WAL until Postgres's disk is full.
+    /// Where this node leads: slots that nodes of earlier versions had keep WAL until Postgres's disk is full.
     async fn tidy_slots(&self) -> Result<(), UpkeepError> {
         let leading = self.grid.member();
-        let Some(member) = leading.filter(|member| member.leadership().borrow().here) else {
+        if !leading.is_some_and(|member| member.leadership().borrow().here) {
             return Ok(());
-        };
+        }
         let slot = &self.config.slot;
-        let names = member.members().into_iter();
-        let keep = names.filter_map(|node| slots::of_node(slot, node).ok());
         let client = self.store.client().await?;
-        let left = slots::drop_others(&client, slot, &keep.collect()).await?;
+        let keep = BTreeSet::from([slot.clone()]);
+        let left = slots::drop_others(&client, slot, &keep).await?;
         for slot in left.dropped {
-            tracing::info!(
-                slot,
-                "a replication slot of a node that is gone was dropped"
-            );
+            tracing::info!(slot, "a replication slot of a single node was dropped");
         }
         Ok(())
     }
