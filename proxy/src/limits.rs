@@ -177,4 +177,7 @@ pub const RELAY_PATIENCE: Duration = Duration::from_secs(3);
 pub const RELAY_RETRY: Duration = Duration::from_millis(50);
 
 /// How long a node that stops waits for any other to say that it is there. If none does, the last one has gone, and the slot is dropped.
-pub const LAST_NODE_WAIT: Duration = Duration::from_secs(1);
+pub const LAST_NODE_WAIT: Duration = Duration::from_secs(5);
+
+/// How often it asks for that.
+pub const LAST_NODE_ASKS: usize = 2;

@@ -7,7 +7,7 @@
 //! ```
 //! Never ends what memory holds only because nobody reads the stream for a while: lag is judged as on a node alone.
 
-use crate::limits::{LAST_NODE_WAIT, RELAY_PATIENCE, RELAY_RETRY, RELAY_WAIT};
+use crate::limits::{LAST_NODE_ASKS, LAST_NODE_WAIT, RELAY_PATIENCE, RELAY_RETRY, RELAY_WAIT};
 use crate::server::follow::Follower;
 use crate::server::steady_ms;
 use bytes::Bytes;
@@ -112,15 +112,19 @@ pub struct Relaying {
     drops_slot: Arc<AtomicBool>,
 }
 
-/// Whether any other member says that it is there. Takes [`LAST_NODE_WAIT`] at most.
+/// Whether any other member says that it is there. Takes [`LAST_NODE_WAIT`] at most; not long where nobody listens.
 pub async fn anybody_else(member: &Handle) -> bool {
-    let others = member.members().into_iter();
-    let others = others.filter(|node| *node != member.node());
-    let mut asked: FuturesUnordered<_> = others.map(|node| member.process_of(node)).collect();
     let found = async {
-        while let Some(told) = asked.next().await {
-            if told.is_some() {
-                return true;
+        // A connection that was made long ago may fail the first time.
+        for _ in 0..LAST_NODE_ASKS {
+            let others = member.members().into_iter();
+            let others = others.filter(|node| *node != member.node());
+            let mut asked: FuturesUnordered<_> =
+                others.map(|node| member.process_of(node)).collect();
+            while let Some(told) = asked.next().await {
+                if told.is_some() {
+                    return true;
+                }
             }
         }
         false
