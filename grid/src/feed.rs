@@ -41,7 +41,9 @@ pub struct Feed {
     returns: AtomicU64,
     caught_up: AtomicU64,
     caught: Notify,
-    position: AtomicU64,
+    position: Arc<AtomicU64>,
+    /// Which past of Postgres positions are of; 0: none, or about to change.
+    history: AtomicU64,
     sampled: AtomicU64,
     freshness: Mutex<Freshness>,
 }
@@ -220,6 +222,22 @@ impl Feed {
         self.freshness.lock().samples.clear();
     }
 
+    /// The stream is of this past of Postgres from now on: nodes compare positions of one past only. `None`: nobody can say, until what memory has of another one is gone.
+    pub fn set_history(&self, cluster_and_timeline: Option<(u64, u32)>) {
+        let number = cluster_and_timeline.map_or(0, |(system_id, timeline)| {
+            system_id
+                .rotate_left(32)
+                .wrapping_add(u64::from(timeline))
+                .max(1)
+        });
+        self.history.store(number, Ordering::SeqCst);
+    }
+
+    /// See [`Feed::set_history`]; 0: nobody can say.
+    pub fn history(&self) -> u64 {
+        self.history.load(Ordering::SeqCst)
+    }
+
     /// Up to where memory has been told of outside changes of the table; everything, where nobody else writes it.
     pub fn followed(&self, table: TableOid) -> Lsn {
         if self.is_exclusive(table) {
@@ -227,6 +245,11 @@ impl Feed {
         } else {
             self.position()
         }
+    }
+
+    /// Where [`Feed::position`] is kept.
+    pub fn position_cell(&self) -> Arc<AtomicU64> {
+        self.position.clone()
     }
 
     /// Up to where the stream has handed over.

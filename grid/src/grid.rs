@@ -16,6 +16,7 @@ use crate::loader::{LoadError, Loader};
 use crate::log::{Command, HoldEnd, Log, LogError, RequestId};
 use crate::marks::Marks;
 use crate::ownership::Ownership;
+use crate::peers::Peers;
 use crate::requester::Requester;
 use crate::requests::Requests;
 use crate::rows::{Found, Rows};
@@ -94,6 +95,8 @@ pub struct WaitStats {
 pub struct Grid {
     /// Rows of this node.
     pub rows: Arc<Rows>,
+    /// Other nodes, as far as clean rows go. `None`: this node is alone.
+    pub peers: Option<Arc<Peers>>,
     /// What belongs to the database.
     pub fences: Arc<Fences>,
     /// Of these, tables of which rows may be pending under keys and types that they do not have any more: see [`Grid::set_aside`].
@@ -399,7 +402,7 @@ impl Grid {
     /// Loads the rows in Postgres below pending changes, so that outside changes since then are seen. Answers how many were asked for.
     pub async fn load_bases(&self) -> Result<usize, GridError> {
         let rows = self.rows.without_base(limits::LOAD_KEYS_MAX);
-        self.loader.load(&rows).await?;
+        self.loader.load_here(&rows).await?;
         Ok(rows.len())
     }
 

@@ -19,6 +19,7 @@ pub mod marks;
 pub mod memory;
 pub mod node;
 pub mod ownership;
+pub mod peers;
 pub mod requester;
 pub mod requests;
 pub mod rescue;

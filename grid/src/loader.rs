@@ -3,14 +3,15 @@
 
 use crate::change::RowId;
 use crate::limits;
+use crate::peers::{Asked, Peers, Route};
 use crate::rows::{LoadTicket, Moment, Rows};
 use ripen_cachestore::catalog::Catalog;
 use ripen_cachestore::{Store, StoreError};
 use ripen_pg::ids::TableOid;
 use ripen_pg::key::Key;
 use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -50,12 +51,24 @@ pub struct Loader {
     rows: Arc<Rows>,
     requests: mpsc::Sender<Request>,
     queries: Arc<AtomicU64>,
+    /// Other nodes, which may be asked first. Not held: they load by this loader, too.
+    peers: Arc<OnceLock<Weak<Peers>>>,
 }
 
-struct Request {
-    table: TableOid,
-    ticket: LoadTicket,
+/// Rows of a table that are to be loaded for somebody.
+pub(crate) struct Request {
+    pub table: TableOid,
+    pub ticket: LoadTicket,
     done: oneshot::Sender<Result<(), LoadError>>,
+}
+
+impl Request {
+    /// It has ended, one way or another.
+    pub fn answer(self, answer: Result<(), LoadError>) {
+        // Nobody may be left to hear it. The ticket goes first: it wakes those who wait beside.
+        drop(self.ticket);
+        let _ = self.done.send(answer);
+    }
 }
 
 impl Loader {
@@ -76,6 +89,7 @@ impl Loader {
             rows: rows.clone(),
             requests,
             queries: queries.clone(),
+            peers: Arc::default(),
         };
         let runner = Runner {
             rows,
@@ -95,30 +109,70 @@ impl Loader {
         self.queries.load(Ordering::Relaxed)
     }
 
+    /// From now on rows that other nodes own are asked of them. Set once.
+    pub(crate) fn share(&self, peers: &Arc<Peers>) {
+        // A second time would be our own mistake, and harmless.
+        let _ = self.peers.set(Arc::downgrade(peers));
+    }
+
     /// Loads rows (of any tables) that are not known, or waits for whoever loads them already. Cancel safe: a load under way goes on for the others.
     pub async fn load(&self, rows: &[RowId]) -> Result<(), LoadError> {
-        let mut tables: HashMap<TableOid, Vec<RowId>> = HashMap::new();
+        self.load_by(rows, |peers, row| peers.route(row, None))
+            .await
+    }
+
+    /// The same because that node has asked for them.
+    pub(crate) async fn load_for(&self, asker: u64, rows: &[RowId]) -> Result<(), LoadError> {
+        self.load_by(rows, |peers, row| peers.route(row, Some(asker)))
+            .await
+    }
+
+    /// The same from Postgres itself.
+    pub async fn load_here(&self, rows: &[RowId]) -> Result<(), LoadError> {
+        self.load_by(rows, |_, _| Route::POSTGRES).await
+    }
+
+    async fn load_by(
+        &self,
+        rows: &[RowId],
+        route: impl Fn(&Peers, &RowId) -> Route,
+    ) -> Result<(), LoadError> {
+        let peers = self.peers.get().and_then(Weak::upgrade);
+        let route = |row: &RowId| {
+            let peers = peers.as_ref();
+            peers.map_or(Route::POSTGRES, |peers| route(peers, row))
+        };
+        let mut groups: HashMap<(TableOid, Route), Vec<RowId>> = HashMap::new();
         for row in rows {
-            tables.entry(row.table).or_default().push(row.clone());
+            let group = groups.entry((row.table, route(row))).or_default();
+            group.push(row.clone());
         }
-        let mut answers = Vec::with_capacity(tables.len());
+        let mut answers = Vec::with_capacity(groups.len());
         let mut waits = Vec::new();
-        for (table, rows) in tables {
+        for ((table, route), rows) in groups {
             let (ticket, wait) = self.rows.begin_load(&rows);
             waits.push(wait);
             if ticket.is_empty() {
                 continue;
             }
             let (done, answer) = oneshot::channel();
+            let request = Request {
+                table,
+                ticket: ticket.near(route.near),
+                done,
+            };
             // A request that is not taken drops its ticket, which fails the load for all who wait.
-            self.requests
-                .send(Request {
-                    table,
-                    ticket,
-                    done,
-                })
-                .await
-                .map_err(|_| LoadError::Stopped)?;
+            match (route.node, &peers) {
+                (Some((node, kind)), Some(peers)) => {
+                    let asked = Asked {
+                        node,
+                        kind,
+                        request,
+                    };
+                    peers.ask(asked).await.map_err(|()| LoadError::Stopped)?;
+                }
+                _ => self.hand_in(request).await?,
+            }
             answers.push(answer);
         }
         for answer in answers {
@@ -128,6 +182,17 @@ impl Loader {
             wait.ended().await;
         }
         Ok(())
+    }
+
+    async fn hand_in(&self, request: Request) -> Result<(), LoadError> {
+        let handed = self.requests.send(request).await;
+        handed.map_err(|_| LoadError::Stopped)
+    }
+
+    /// What other nodes did not answer. Those who wait are answered when it has ended.
+    pub(crate) async fn load_from_postgres(&self, request: Request) {
+        // A loader that has stopped drops the request: who waits for it hears that.
+        let _ = self.hand_in(request).await;
     }
 }
 

@@ -13,6 +13,7 @@ use crate::log::{Log, LogError, LogOptions};
 use crate::machine::GridMachine;
 use crate::marks::Marks;
 use crate::ownership::Ownership;
+use crate::peers::{PeerParts, Peers};
 use crate::requester::{self, Requester};
 use crate::rows::{Clock, Rows};
 use crate::schedule::Schedule;
@@ -39,6 +40,8 @@ pub struct NodeParts {
     pub options: GridOptions,
     /// Most bytes of rows.
     pub memory_max_bytes: u64,
+    /// Part of it for near copies of rows that other nodes own.
+    pub near_share: f64,
     /// The log's number in `ripen.progress`.
     pub log_number: i32,
     /// This process, in words: what others who want to write there are told.
@@ -95,6 +98,8 @@ impl Node {
             Arc::new(Feed::default()),
             Arc::new(Schedule::default()),
         );
+        rows.share_near(parts.near_share);
+        rows.measure_by(feed.position_cell());
         let leader = Arc::new(Mutex::new(Leader::default()));
         let (applied, watch_applied) = watch::channel(Proposal::default());
         let ownership = Ownership {
@@ -164,6 +169,7 @@ impl Node {
             Arc::new(move || sure.as_ref().is_none_or(|member| member.may_read())),
             stop.clone(),
         );
+        let peers_catalog = parts.catalog.clone();
         let (flushes, requests) = mpsc::unbounded_channel();
         let flush_stats = Arc::new(FlushStats::default());
         let (home, standbys) = (parts.store.home().clone(), Standbys::new(parts.standbys));
@@ -189,9 +195,25 @@ impl Node {
             leads,
             has_peers: member.is_some(),
         };
+        let peers = handle.clone().map(|member| {
+            let parts = PeerParts {
+                rows: rows.clone(),
+                feed: feed.clone(),
+                fences: ownership.fences.clone(),
+                log: log.clone(),
+                member,
+                catalog: peers_catalog,
+                loader: loader.clone(),
+            };
+            let (peers, run) = Peers::new(parts, stop.clone());
+            loader.share(&peers);
+            tokio::spawn(run);
+            peers
+        });
         let (requester, releases) = handle.map(Requester::new).unzip();
         let grid = Grid {
             rows,
+            peers,
             fences: ownership.fences.clone(),
             aside: Arc::new(Fences::default()),
             feed,
@@ -217,6 +239,9 @@ impl Node {
         let grid = Arc::new(grid);
         if let Some(member) = grid.member() {
             member.serve(desk(&grid));
+        }
+        if let (Some(member), Some(peers)) = (grid.member(), &grid.peers) {
+            member.lend(lender(peers));
         }
         if let Some(releases) = releases {
             let carried = requester::carry_releases(Arc::downgrade(&grid), releases);
@@ -319,6 +344,21 @@ fn desk(grid: &Arc<Grid>) -> Desk {
             serving
                 .await
                 .unwrap_or_else(|_| Ok(Answer::Elsewhere.encode()))
+        })
+    })
+}
+
+/// Tells other nodes of rows, on the runtime of the sessions.
+fn lender(peers: &Arc<Peers>) -> Desk {
+    let (peers, runtime) = (Arc::downgrade(peers), Handle::current());
+    Arc::new(move |question| {
+        let Some(peers) = peers.upgrade() else {
+            return Box::pin(async { Err("this node is stopping".to_owned()) });
+        };
+        let answering = runtime.spawn(async move { peers.answer(&question).await });
+        Box::pin(async move {
+            let stopped = |_| Err("this node is stopping".to_owned());
+            answering.await.unwrap_or_else(stopped)
         })
     })
 }

@@ -5,6 +5,7 @@
 
 mod age;
 pub mod layer;
+mod lend;
 mod load;
 mod passed;
 mod place;
@@ -29,12 +30,12 @@ use place::Place;
 use ripen_pg::ids::{Lsn, TableOid, Xid, Xid32};
 use ripen_pg::tuple::Tuple;
 use shard::{Shard, Slots};
-use slot::{After, Busy, Slot, WalEvent};
+use slot::{After, Ahead, Busy, Slot, WalEvent};
 use smallvec::SmallVec;
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::sync::watch;
 
@@ -118,6 +119,8 @@ pub struct RowStats {
     pub hits: u64,
     /// Reads that it could not.
     pub misses: u64,
+    /// Bytes of rows that are other nodes'.
+    pub near_bytes: u64,
 }
 
 /// See the module.
@@ -128,6 +131,10 @@ pub struct Rows {
     recent: Mutex<Recent>,
     /// A transaction id near all that are of interest, to give the WAL's 32-bit ids their epoch. 0: none known.
     newest_xid: AtomicU64,
+    /// Up to where the stream has begun to hand over.
+    told: AtomicU64,
+    /// Up to where it has handed over, see [`Rows::measure_by`].
+    followed: OnceLock<Arc<AtomicU64>>,
     loads: AtomicU64,
     merges: AtomicU64,
     poisoned: AtomicU64,
@@ -145,6 +152,8 @@ impl Rows {
             bytes_max: AtomicU64::new(memory_max_bytes),
             recent: Mutex::default(),
             newest_xid: AtomicU64::new(0),
+            told: AtomicU64::new(0),
+            followed: OnceLock::new(),
             loads: AtomicU64::new(0),
             merges: AtomicU64::new(0),
             poisoned: AtomicU64::new(0),
@@ -206,8 +215,8 @@ impl Rows {
         };
         let moment = OnceCell::new();
         let now = || *moment.get_or_init(|| self.now());
-        let loaded = places.iter().map(|place| shard(place).loaded(place, now));
-        if apart(loaded, followed()) {
+        let ahead = places.iter().map(|place| shard(place).ahead(place, now));
+        if apart(ahead, followed()) {
             return Read::Apart;
         }
         let found = places.iter().map(|place| shard(place).find(place, now));
@@ -274,13 +283,13 @@ impl Rows {
         self.newest_xid
             .fetch_max(snapshot.xmax.0, Ordering::Relaxed);
         self.recent.lock().seen_by(snapshot);
-        let now = self.now();
+        let (now, followed) = (self.now(), self.followed());
         for row in ticket.rows() {
             let tuple = found(row);
             let place = self.place(row);
             let mut shard = self.shards[place.shard()].write();
-            let kept = shard.finish_load(&place, now, |busy| {
-                busy.finish_load(ticket.load(), moment, tuple);
+            let (kept, ()) = shard.finish_load(&place, now, ticket.is_near(), |busy| {
+                busy.finish_load(ticket.load(), moment, followed, tuple);
             });
             self.poisoned.fetch_add(u64::from(!kept), Ordering::Relaxed);
         }
@@ -309,6 +318,7 @@ impl Rows {
     }
 
     fn wal(&self, xid: Xid32, commit: Lsn, changes: Vec<(&RowId, After)>) -> Vec<RowId> {
+        self.begin_told(commit);
         let xid = self.full(xid);
         let places: Vec<Place<'_>> = changes.iter().map(|(row, _)| self.place(row)).collect();
         let mut locked = self.lock(&places);
@@ -337,6 +347,7 @@ impl Rows {
     }
 
     fn wal_tables(&self, xid: Xid32, commit: Lsn, tables: &[TableOid], after: fn() -> After) {
+        self.begin_told(commit);
         let xid = self.full(xid);
         let mut locked: Vec<_> = self.shards.iter().map(|shard| shard.write()).collect();
         self.recent.lock().push_unlisted(xid);
@@ -369,6 +380,7 @@ impl Rows {
 
     /// The stream has passed our flush: its changes are in Postgres. What the stream tells later of these rows comes on top.
     pub fn confirm(&self, seq: FlushSeq, xid: Xid32, commit: Lsn, rows: &[RowId]) {
+        self.begin_told(commit);
         self.full(xid);
         self.change_each(rows, |busy| busy.confirm(seq, commit));
     }
@@ -486,6 +498,7 @@ impl Rows {
     /// As [`Rows::drop_where`], for the rows of a stream that could not resume: what it has not confirmed it never will.
     pub fn stream_lost(&self, chosen: impl Fn(&RowId) -> bool) {
         self.change_where(chosen, Slot::stream_lost);
+        self.forget_told();
     }
 
     /// Gives back the memory of clean rows that are older than their table allows. They are not served any more before that.
@@ -565,6 +578,7 @@ impl Rows {
             poisoned: self.poisoned.load(Ordering::Relaxed),
             hits: all.hits,
             misses: all.misses,
+            near_bytes: all.near_bytes,
         }
     }
 
@@ -615,16 +629,16 @@ impl Rows {
     }
 }
 
-/// Whether rows of these loads (`None`: told by the stream, or unknown) may show an outside transaction half: a load that the stream has not caught up
-/// with can have seen what other rows have not been told yet. Rows of one and the same load agree.
-fn apart<'a>(loaded: impl Iterator<Item = Option<&'a Arc<Moment>>>, followed: Lsn) -> bool {
-    let mut ahead: Option<Option<&Arc<Moment>>> = None;
-    for moment in loaded {
-        let moment = moment.filter(|moment| moment.wal > followed);
-        match (ahead, moment) {
-            (None, _) => ahead = Some(moment),
+/// Whether rows that may contain this (`None`: only what the stream has told, or they are unknown) may show an outside transaction half: a load that the stream has
+/// not caught up with can have seen what other rows have not been told yet. Rows of one and the same load agree.
+fn apart<'a>(rows: impl Iterator<Item = Option<Ahead<'a>>>, followed: Lsn) -> bool {
+    let mut first: Option<Option<Ahead<'_>>> = None;
+    for ahead in rows {
+        let ahead = ahead.filter(|ahead| ahead.wal() > followed);
+        match (first, ahead) {
+            (None, _) => first = Some(ahead),
             (Some(None), None) => {}
-            (Some(Some(first)), Some(moment)) if Arc::ptr_eq(first, moment) => {}
+            (Some(Some(first)), Some(ahead)) if first.same(&ahead) => {}
             _ => return true,
         }
     }

@@ -36,6 +36,8 @@ pub struct Config {
     pub durability: Durability,
     /// Bound on the resident memory of the process, in bytes; clean rows are evicted above it.
     pub memory_max: u64,
+    /// Part of the memory for rows that near copies of other nodes' rows may take.
+    pub near_share: f64,
     /// Bound on acknowledged changes that Postgres does not have yet, in bytes.
     pub max_pending_bytes: u64,
     /// How long a write waits when `max_pending_bytes` is reached, before it fails.
@@ -159,6 +161,7 @@ impl Default for Config {
             write_behind: Vec::new(),
             durability: Durability::Fsync,
             memory_max: 1 << 30,
+            near_share: 0.25,
             max_pending_bytes: 256 << 20,
             pending_wait: Duration::from_secs(5),
             barrier_timeout: Duration::from_secs(30),

@@ -163,6 +163,7 @@ totals! {
     Cache Gauge memory_bytes: u64, "Estimated bytes of rows in memory.";
     Cache Gauge memory_pinned_bytes: u64, "Those of memory_bytes that cannot be given up now: pending rows, and rows being loaded.";
     Cache Gauge memory_target_bytes: u64, "Bound on memory_bytes as it is now, so that process_bytes keeps to memory_max_bytes.";
+    Cache Gauge memory_near_bytes: u64, "Those of memory_bytes that are copies of rows which other nodes own.";
     Cache Gauge memory_max_bytes: u64, "Bound on process_bytes.";
     Cache Gauge process_bytes: u64, "Resident memory of the process.";
     Cache Counter fences: u64, "Times that cached reads of a key, a table or everything were sent to Postgres for a while.";
@@ -215,6 +216,13 @@ totals! {
     Sessions Counter upstream_dials: u64, "Connections to Postgres opened for clients.";
     Sessions Counter catalog_loads: u64, "Times the catalog was read anew.";
     Sessions Gauge uptime_seconds: f64, "Time since the start.";
+    Node Gauge owners: u64, "Nodes that own rows as this one sees it, itself included.";
+    Node Counter peer_asked_rows: u64, "Rows asked of other nodes instead of Postgres.";
+    Node Counter peer_borrowed_rows: u64, "Those that other nodes answered.";
+    Node Counter peer_warmed_rows: u64, "Those of them that came from the node that owned them before this one was there.";
+    Node Counter peer_fallback_rows: u64, "Those that other nodes did not answer: loaded from Postgres here.";
+    Node Counter peer_lent_rows: u64, "Rows told to other nodes that asked.";
+    Node Counter peer_loaded_rows: u64, "Rows that were not in memory when other nodes asked: loaded for them.";
     Node Gauge node_leads: u64, "1 while this node leads its cluster, or is alone.";
     Node Gauge node_may_read: u64, "1 while this node may answer from memory.";
     Node Gauge node_members: u64, "Nodes of the cluster, this one included.";

@@ -238,6 +238,7 @@ fn node_parts(
             barrier_timeout: config.barrier_timeout,
         },
         memory_max_bytes: config.memory_max,
+        near_share: config.near_share,
         log_number: LOG_NUMBER,
         holder: holder.words(),
         standbys: config.standbys.clone(),
@@ -286,6 +287,9 @@ impl Server {
             }
             let rows = &changing.rows;
             changed.iter().for_each(|table| rows.drop_table(*table));
+            if let Some(peers) = &changing.peers {
+                peers.dropped_for(new.epoch);
+            }
         });
         let keeper = Keeper::new(
             store.clone(),

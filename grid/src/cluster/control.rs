@@ -32,6 +32,8 @@ pub(crate) enum Question {
     Relay(Bytes),
     /// Is a session with that cancel key there? Then what it does is cancelled. Answered by [`encode_done`], when it is.
     Cancel(Bytes),
+    /// About clean rows, see [`crate::peers::wire`].
+    Rows(Bytes),
 }
 
 /// What the leader says to a wish.
@@ -64,6 +66,12 @@ impl Question {
             Question::Relay(question) => {
                 let mut out = BytesMut::with_capacity(1 + question.len());
                 out.put_u8(42);
+                out.extend_from_slice(question);
+                return out.freeze();
+            }
+            Question::Rows(question) => {
+                let mut out = BytesMut::with_capacity(1 + question.len());
+                out.put_u8(43);
                 out.extend_from_slice(question);
                 return out.freeze();
             }
@@ -102,6 +110,7 @@ impl Question {
             1 => return Ok(Question::Log(bytes.slice(1..))),
             6 => return Ok(Question::Ask(bytes.slice(1..))),
             42 => return Ok(Question::Relay(bytes.slice(1..))),
+            43 => return Ok(Question::Rows(bytes.slice(1..))),
             7 => Question::Everywhere(LogIndex(reader.u64()?)),
             8 => Question::Process,
             2 => Question::Cluster,
@@ -211,6 +220,7 @@ mod tests {
             Question::Status,
             Question::Relay(Bytes::from_static(b"what else?")),
             Question::Cancel(Bytes::from_static(b"\0\0\0\x07key")),
+            Question::Rows(Bytes::from_static(b"\x01\x01")),
         ] {
             assert_eq!(Question::decode(&question.encode()), Ok(question));
         }

@@ -46,6 +46,8 @@ const LEASE_LANE: u8 = 2;
 const ASK_LANE: u8 = 3;
 /// What is answered soon, whoever else waits.
 const NEWS_LANE: u8 = 4;
+/// Clean rows, which may be many bytes.
+const ROWS_LANE: u8 = 7;
 
 /// Does what other nodes ask of the leader; an error is told to them in words.
 pub type Desk = Arc<dyn Fn(Bytes) -> BoxFuture<'static, Result<Bytes, String>> + Send + Sync>;
@@ -93,6 +95,7 @@ pub(super) struct Shared {
     /// Drawn for this process.
     process: u64,
     desk: OnceLock<Desk>,
+    lender: OnceLock<Desk>,
     cancels: OnceLock<Cancels>,
     relay: OnceLock<Relay>,
     returned: OnceLock<Returned>,
@@ -147,6 +150,7 @@ impl Member {
             node: log.node,
             process: options.process,
             desk: OnceLock::new(),
+            lender: OnceLock::new(),
             cancels: OnceLock::new(),
             relay: OnceLock::new(),
             returned: OnceLock::new(),
@@ -245,6 +249,31 @@ impl Handle {
     pub fn serve(&self, desk: Desk) {
         // A second one would be our own mistake, and harmless.
         let _ = self.shared.desk.set(desk);
+    }
+
+    /// Who answers what other nodes ask about clean rows. Set once.
+    pub fn lend(&self, lender: Desk) {
+        // A second one would be our own mistake, and harmless.
+        let _ = self.shared.lender.set(lender);
+    }
+
+    /// Asks another node about clean rows. Cancel safe.
+    ///
+    /// # Errors
+    /// When it is no member, cannot be reached, does not understand, or does not answer in time.
+    pub async fn ask_peer(
+        &self,
+        node: u64,
+        question: Bytes,
+        patience: Duration,
+    ) -> io::Result<Bytes> {
+        let address = self.log.address_of(node);
+        let address = address.ok_or_else(|| io::Error::other("that node is no member"))?;
+        let question = Question::Rows(question).encode();
+        let links = &self.shared.links;
+        links
+            .ask(Some(node), &address, ROWS_LANE, question, patience)
+            .await
     }
 
     /// Whether a read that begins now may be answered from this node's memory: it contains every write that was acknowledged by any node before.
@@ -409,6 +438,11 @@ impl Shared {
                 let desk = self.desk.get();
                 let desk = desk.ok_or("this node has not started yet")?;
                 desk(question).await
+            }
+            Question::Rows(question) => {
+                let lender = self.lender.get();
+                let lender = lender.ok_or("this node has not started yet")?;
+                lender(question).await
             }
             Question::Everywhere(index) => {
                 if !log.leadership().borrow().here {

@@ -35,6 +35,13 @@ impl Layer {
         flight.is_some_and(|flight| flight.carrier == Carrier::Unknown)
     }
 
+    /// Whether no transaction in Postgres can have carried it so far.
+    pub fn is_only_logged(&self) -> bool {
+        self.stage
+            .flight()
+            .is_none_or(|flight| flight.carrier == Carrier::None && flight.confirmed.is_none())
+    }
+
     /// Whether Postgres has made something else of it.
     pub fn overruled(&self) -> bool {
         self.stage.flight().is_some_and(|flight| flight.overruled)

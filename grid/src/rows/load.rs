@@ -18,6 +18,7 @@ pub struct Moment {
 pub struct LoadTicket {
     load: u64,
     rows: Vec<RowId>,
+    near: bool,
     _ended: watch::Sender<()>,
 }
 
@@ -26,6 +27,7 @@ impl LoadTicket {
         LoadTicket {
             load,
             rows,
+            near: false,
             _ended: ended,
         }
     }
@@ -37,6 +39,21 @@ impl LoadTicket {
     /// Whether there is nothing to load (others do it, or the rows are known by now).
     pub fn is_empty(&self) -> bool {
         self.rows.is_empty()
+    }
+
+    /// The rows are another node's: what is kept of them here are near copies.
+    pub fn near(mut self, near: bool) -> LoadTicket {
+        self.near = near;
+        self
+    }
+
+    pub(super) fn is_near(&self) -> bool {
+        self.near
+    }
+
+    /// Leaves those that are still to be loaded.
+    pub(super) fn retain(&mut self, still: impl FnMut(&RowId) -> bool) {
+        self.rows.retain(still);
     }
 
     /// What to load.

@@ -5,21 +5,20 @@
 //! cannot drift.
 
 use super::age::{Expiry, Tick};
-use super::load::Moment;
 use super::passed::Passed;
 use super::place::{KeepsHash, Place};
-use super::slot::{Busy, Slot};
+use super::slot::{Ahead, Busy, Lend, Slot};
 use super::stats::{Counters, Tables};
 use super::{Found, TableBounds};
 use crate::change::RowId;
 use crate::limits;
 use crate::log::LogIndex;
+use crate::peers::limits::OWNED_STEPS;
 use indexmap::IndexMap;
 use indexmap::map::raw_entry_v1::{RawEntryApiV1, RawEntryMut};
 use parking_lot::RwLock;
 use ripen_pg::ids::{Lsn, TableOid};
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::watch;
 
@@ -44,10 +43,41 @@ pub struct Slots {
     bytes: u64,
     bytes_max: u64,
     pinned_bytes: u64,
+    /// Bytes of near copies, and which part of the shard they may take.
+    near_bytes: u64,
+    near_share: f64,
     hand: usize,
     evictions: u64,
+    /// What rows have contained that are not known any more: nothing older may be taken for them.
+    gone: Gone,
     /// Where the log last changed a row back to what Postgres has.
     pub cancelled: LogIndex,
+}
+
+/// Up to where rows may have been shown that are not known any more.
+#[derive(Clone, Copy, Default)]
+struct Gone {
+    /// By loads, and by what other nodes were told.
+    wal: Lsn,
+    /// The latter alone: Postgres itself may show less.
+    told: Lsn,
+}
+
+impl Gone {
+    fn of(slot: &Slot) -> Gone {
+        slot.ahead().map_or_else(Gone::default, |ahead| Gone {
+            wal: ahead.wal(),
+            told: ahead.told(),
+        })
+    }
+
+    /// A slot has become another one.
+    fn lose(&mut self, before: Gone, now: &Slot) {
+        if now.ahead().is_none() {
+            self.wal = self.wal.max(before.wal);
+            self.told = self.told.max(before.told);
+        }
+    }
 }
 
 struct Entry {
@@ -55,6 +85,8 @@ struct Entry {
     weight: u32,
     /// Whether the weight is counted as pinned.
     pinned: bool,
+    /// Whether the row is another node's.
+    near: bool,
     /// When the base was loaded; means nothing without one.
     loaded: Tick,
     visited: AtomicBool,
@@ -76,8 +108,11 @@ impl Slots {
             bytes: 0,
             bytes_max,
             pinned_bytes: 0,
+            near_bytes: 0,
+            near_share: 1.0,
             hand: 0,
             evictions: 0,
+            gone: Gone::default(),
             cancelled: LogIndex(0),
         }
     }
@@ -105,11 +140,36 @@ impl Slots {
         changed.max(self.cancelled)
     }
 
-    /// See [`Slot::loaded`]; an expired row is unknown.
-    pub fn loaded(&self, place: &Place<'_>, now: impl Fn() -> Tick) -> Option<&Arc<Moment>> {
+    /// See [`Slot::ahead`]; an expired row is unknown.
+    pub fn ahead(&self, place: &Place<'_>, now: impl Fn() -> Tick) -> Option<Ahead<'_>> {
         let entry = &self.map[self.at(place)?];
         let expired = entry.expired(self.expiry(place.table), now);
-        (!expired).then(|| entry.slot.loaded())?
+        (!expired).then(|| entry.slot.ahead())?
+    }
+
+    /// See [`Slot::lend`]. A row that others ask for is one that is used.
+    pub fn lend(&self, place: &Place<'_>) -> Lend {
+        let Some(at) = self.at(place) else {
+            return Lend::Unknown;
+        };
+        let entry = &self.map[at];
+        entry.visited.store(true, Ordering::Relaxed);
+        entry.slot.lend()
+    }
+
+    /// What a row of this shard that is not known may have contained.
+    pub fn gone(&self) -> Lsn {
+        self.gone.wal
+    }
+
+    /// Positions in the WAL mean something else from now on.
+    pub fn forget_gone(&mut self) {
+        self.gone = Gone::default();
+    }
+
+    /// Whether clean rows of the table grow too old.
+    pub fn expires(&self, table: TableOid) -> bool {
+        self.expiry(table).is_some()
     }
 
     fn expiry(&self, table: TableOid) -> Option<Expiry> {
@@ -145,7 +205,7 @@ impl Slots {
         self.loads.retain(|(_, wait)| wait.has_changed().is_ok());
         match self.at(place) {
             None => {
-                self.insert(place, Slot::loading(load, passed()));
+                self.insert(place, Slot::loading(load, passed(), self.gone.told));
             }
             Some(at) => {
                 let slot = &self.map[at].slot;
@@ -158,8 +218,9 @@ impl Slots {
                 } else if !slot.wants_load() {
                     return Begun::Known;
                 }
+                let ahead = self.gone.told;
                 self.change_at(at, |slot| {
-                    slot.change(|busy| busy.begin_load(load, passed()))
+                    slot.change(|busy| busy.begin_load(load, passed(), ahead))
                 });
             }
         }
@@ -178,23 +239,55 @@ impl Slots {
         }
     }
 
-    /// Takes in what a load found. Answers whether it was kept.
-    pub fn finish_load(
+    /// Takes in what a load found. Answers whether it was kept, and what `finish` said.
+    pub fn finish_load<R: Default>(
         &mut self,
         place: &Place<'_>,
         now: Tick,
-        finish: impl FnOnce(&mut Busy),
-    ) -> bool {
+        near: bool,
+        finish: impl FnOnce(&mut Busy) -> R,
+    ) -> (bool, R) {
         let Some(at) = self.at(place) else {
-            return false;
+            return Default::default();
         };
         self.map[at].loaded = now;
+        self.set_near(at, near);
         let kept = |busy: &mut Busy| {
-            finish(busy);
-            busy.knows_base()
+            let finished = finish(busy);
+            (busy.knows_base(), finished)
         };
         let answer = self.change(place, |slot| slot.change_busy(kept));
         answer.unwrap_or_default()
+    }
+
+    fn set_near(&mut self, at: usize, near: bool) {
+        let entry = &mut self.map[at];
+        let weight = u64::from(entry.weight);
+        match (std::mem::replace(&mut entry.near, near), near) {
+            (false, true) => self.near_bytes += weight,
+            (true, false) => self.near_bytes -= weight,
+            _ => {}
+        }
+    }
+
+    /// Near copies may take so much of the shard.
+    pub fn share_near(&mut self, share: f64) {
+        self.near_share = share;
+    }
+
+    /// Looks again whose rows these are, some at a time from `from` on. `is_near` is given what the row counts as. Answers where to go on; `None`: that was all.
+    pub fn mark_near(
+        &mut self,
+        from: usize,
+        is_near: impl Fn(&RowId, bool) -> bool,
+    ) -> Option<usize> {
+        let until = from.saturating_add(OWNED_STEPS).min(self.map.len());
+        for at in from..until {
+            let (row, entry) = self.map.get_index(at).expect("indices below stay");
+            let near = is_near(row, entry.near);
+            self.set_near(at, near);
+        }
+        (until < self.map.len()).then_some(until)
     }
 
     /// Changes a slot that exists.
@@ -229,7 +322,9 @@ impl Slots {
         // From the end: a slot that goes is replaced by the last one, which has had its turn.
         for at in (0..self.map.len()).rev() {
             let (row, entry) = self.map.get_index_mut(at).expect("indices below stay");
+            let before = Gone::of(&entry.slot);
             change(row, &mut entry.slot);
+            self.gone.lose(before, &entry.slot);
             self.weigh(at);
         }
     }
@@ -289,6 +384,7 @@ impl Slots {
         all.evictions += self.evictions;
         all.misses += self.tables.misses_elsewhere();
         all.pinned_bytes += self.pinned_bytes;
+        all.near_bytes += self.near_bytes;
         self.tables.for_each(|table, counters| {
             all.add(&counters);
             each(table, &counters);
@@ -300,6 +396,7 @@ impl Slots {
             slot,
             weight: 0,
             pinned: false,
+            near: false,
             loaded: Tick::default(),
             visited: AtomicBool::new(false),
         };
@@ -319,7 +416,10 @@ impl Slots {
     }
 
     fn change_at<R>(&mut self, at: usize, change: impl FnOnce(&mut Slot) -> R) -> R {
-        let answer = change(&mut self.map[at].slot);
+        let slot = &mut self.map[at].slot;
+        let before = Gone::of(slot);
+        let answer = change(slot);
+        self.gone.lose(before, slot);
         self.weigh(at);
         answer
     }
@@ -336,9 +436,13 @@ impl Slots {
         let entry = &mut self.map[at];
         let before = std::mem::replace(&mut entry.weight, bytes);
         let pinned_before = std::mem::replace(&mut entry.pinned, pinned);
+        let near = entry.near;
         if before != bytes {
             self.tables.entry(table).weigh(before, bytes);
             self.bytes = self.bytes - u64::from(before) + u64::from(bytes);
+            if near {
+                self.near_bytes = self.near_bytes - u64::from(before) + u64::from(bytes);
+            }
         }
         self.pinned_bytes -= if pinned_before { u64::from(before) } else { 0 };
         self.pinned_bytes += if pinned { u64::from(bytes) } else { 0 };
@@ -353,47 +457,60 @@ impl Slots {
         if entry.pinned {
             self.pinned_bytes -= u64::from(entry.weight);
         }
+        if entry.near {
+            self.near_bytes -= u64::from(entry.weight);
+        }
+        self.gone.lose(Gone::of(&entry.slot), &Slot::Gone);
     }
 
     /// Bounds all rows of the shard, and gives up some that are above the bound. Answers how many; more are left to the next call.
     pub fn shed(&mut self, bytes_max: u64) -> usize {
         self.bytes_max = bytes_max;
         let rows = self.map.len();
-        for _ in 0..limits::SHED_STEPS {
+        for step in 0..limits::SHED_STEPS {
             if self.map.is_empty() || self.bytes <= self.bytes_max {
                 break;
             }
-            self.step(|_| false);
+            let near_first = self.near_bytes > 0 && step < limits::SHED_STEPS / 2;
+            self.step(|_, near| near_first && !near);
         }
         rows - self.map.len()
     }
 
-    /// CLOCK: the hand spares a row that was read since it last came by, and takes the next one that was not. Never the row at `changed`: what has
-    /// just been loaded is about to be read.
+    /// CLOCK: the hand spares a row that was read since it last came by, and takes the next one that was not. Near copies have their turn before the node's own rows.
+    /// Never the row at `changed`: what has just been loaded is about to be read.
     fn evict(&mut self, changed: &Place<'_>) {
         let table = changed.table;
         let over = |slots: &Slots| slots.bytes > slots.bytes_max;
         let table_over = |slots: &Slots| slots.tables.over(table, slots.bytes_max);
-        if !over(self) && !table_over(self) {
+        let near_over =
+            |slots: &Slots| slots.near_bytes as f64 > slots.bytes_max as f64 * slots.near_share;
+        if !over(self) && !table_over(self) && !near_over(self) {
             return;
         }
-        for _ in 0..limits::EVICTION_STEPS_MAX {
+        for step in 0..limits::EVICTION_STEPS_MAX {
             let any = over(self);
-            if self.map.is_empty() || !(any || table_over(self)) {
+            let of_table = table_over(self);
+            if self.map.is_empty() || !(any || of_table || near_over(self)) {
                 return;
             }
-            self.step(|row| !(any || row.table == table) || (any && changed.is(row)));
+            let near_first = self.near_bytes > 0 && step < limits::EVICTION_STEPS_MAX / 2;
+            self.step(|row, near| match (any, of_table) {
+                (true, _) => changed.is(row) || (near_first && !near),
+                (false, true) => row.table != table,
+                (false, false) => changed.is(row) || !near,
+            });
         }
     }
 
     /// One step of the hand; the map must not be empty.
-    fn step(&mut self, spares: impl Fn(&RowId) -> bool) {
+    fn step(&mut self, spares: impl Fn(&RowId, bool) -> bool) {
         self.hand %= self.map.len();
         let (row, entry) = self
             .map
             .get_index(self.hand)
             .expect("the hand is inside the map");
-        let spared = entry.slot.pinned() || spares(row);
+        let spared = entry.slot.pinned() || spares(row, entry.near);
         if spared || entry.visited.swap(false, Ordering::Relaxed) {
             self.hand += 1;
         } else {

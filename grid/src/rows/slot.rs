@@ -26,13 +26,51 @@ pub enum Seen {
     Loaded(Arc<Moment>),
     /// Set by a WAL change: everything committed up to there.
     Lsn(Lsn),
+    /// The same in the memory of another node, whose stream may be ahead of this one's.
+    Told(Lsn),
+}
+
+/// What a row contains that the stream may not have told yet.
+#[derive(Clone, Copy, Debug)]
+pub enum Ahead<'a> {
+    /// All that a load saw.
+    Loaded(&'a Arc<Moment>),
+    /// Everything committed up to there.
+    Told(Lsn),
+}
+
+impl Ahead<'_> {
+    /// When the stream has passed this, it has told all of it.
+    pub fn wal(&self) -> Lsn {
+        match self {
+            Ahead::Loaded(moment) => moment.wal,
+            Ahead::Told(lsn) => *lsn,
+        }
+    }
+
+    /// Where another node was told what Postgres may not show yet; 0: nowhere.
+    pub fn told(&self) -> Lsn {
+        match self {
+            Ahead::Loaded(_) => Lsn(0),
+            Ahead::Told(lsn) => *lsn,
+        }
+    }
+
+    /// Whether both contain the same.
+    pub fn same(&self, other: &Ahead<'_>) -> bool {
+        match (self, other) {
+            (Ahead::Loaded(mine), Ahead::Loaded(others)) => Arc::ptr_eq(mine, others),
+            (Ahead::Told(mine), Ahead::Told(others)) => mine == others,
+            _ => false,
+        }
+    }
 }
 
 impl Seen {
     fn contains(&self, xid: Xid, commit: Lsn) -> bool {
         match self {
             Seen::Loaded(moment) => moment.snapshot.saw_full(xid),
-            Seen::Lsn(lsn) => commit <= *lsn,
+            Seen::Lsn(lsn) | Seen::Told(lsn) => commit <= *lsn,
         }
     }
 }
@@ -94,6 +132,29 @@ fn fill(row: &Tuple, old: &Tuple) -> Tuple {
     (0..row.len().max(old.len())).map(column).collect()
 }
 
+/// What memory has for another node that loads a row.
+#[derive(Clone, Debug)]
+pub enum Lend {
+    /// Postgres's row, below what only the log has.
+    Base(Base),
+    /// Nothing: it would have to be loaded.
+    Unknown,
+    /// Nothing that the other could use now.
+    Withheld,
+}
+
+/// What became of a row that another node has lent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TookLent {
+    /// It is known now.
+    Kept,
+    /// Only Postgres can tell; the load goes on.
+    Refused,
+    /// The load has ended, one way or another.
+    #[default]
+    Over,
+}
+
 /// See the module.
 #[derive(Debug, Default)]
 pub enum Slot {
@@ -124,6 +185,8 @@ pub struct Busy {
 #[derive(Debug)]
 struct Loading {
     load: u64,
+    /// What another node had told of the row before Postgres may show it: the stream must have passed this when the load comes back.
+    ahead: Lsn,
     events: Vec<WalEvent>,
     must_see: Arc<MustSee>,
     poisoned: bool,
@@ -163,9 +226,9 @@ impl After {
 
 impl Slot {
     /// A row of which nothing is known but that somebody begins to load.
-    pub fn loading(load: u64, passed: Passed) -> Slot {
+    pub fn loading(load: u64, passed: Passed, ahead: Lsn) -> Slot {
         let mut busy = Busy::default();
-        busy.begin_load(load, passed);
+        busy.begin_load(load, passed, ahead);
         Slot::Busy(Box::new(busy))
     }
 
@@ -178,15 +241,16 @@ impl Slot {
         }
     }
 
-    /// The load that memory has the row from, if no WAL change has touched it since.
-    pub fn loaded(&self) -> Option<&Arc<Moment>> {
+    /// What the row may contain before the stream tells it: the load that memory has it from, if no WAL change has touched it since.
+    pub fn ahead(&self) -> Option<Ahead<'_>> {
         let base = match self {
             Slot::Gone => None,
             Slot::Clean(base) => Some(base),
             Slot::Busy(busy) => busy.base.as_ref(),
         };
         match &base?.seen {
-            Seen::Loaded(moment) => Some(moment),
+            Seen::Loaded(moment) => Some(Ahead::Loaded(moment)),
+            Seen::Told(lsn) => Some(Ahead::Told(*lsn)),
             Seen::Lsn(_) => None,
         }
     }
@@ -194,10 +258,20 @@ impl Slot {
     /// The stream has handed over everything up to `followed`: what a clean row's load saw, and more, so the load need not be remembered.
     /// (With changes on top it must be: a flush that the stream has passed may still have to be added.)
     pub fn settle_load(&mut self, followed: Lsn) {
+        let told = self.ahead().is_some_and(|ahead| ahead.wal() <= followed);
         if let Slot::Clean(base) = self
-            && matches!(&base.seen, Seen::Loaded(moment) if moment.wal <= followed)
+            && told
         {
             base.seen = Seen::Lsn(followed);
+        }
+    }
+
+    /// What is to be told to a node that loads the row.
+    pub fn lend(&self) -> Lend {
+        match self {
+            Slot::Gone => Lend::Unknown,
+            Slot::Clean(base) => Lend::Base(base.clone()),
+            Slot::Busy(busy) => busy.lend(),
         }
     }
 
@@ -321,31 +395,41 @@ impl Slot {
 fn base_weight(base: &Base) -> usize {
     let seen = match &base.seen {
         Seen::Loaded(moment) => limits::SNAPSHOT_BYTES + 8 * moment.snapshot.running.len(),
-        Seen::Lsn(_) => 0,
+        Seen::Lsn(_) | Seen::Told(_) => 0,
     };
     seen + base.row.as_ref().map_or(0, Tuple::weight)
 }
 
 impl Busy {
-    /// Begins a load of a row whose base is unknown. `passed`: what went by in the WAL and may not be visible to the load yet.
-    pub fn begin_load(&mut self, load: u64, passed: Passed) {
+    /// Begins a load of a row whose base is unknown. `passed`: what went by in the WAL and may not be visible to the load yet. `ahead`: up to where another node may have told of the row.
+    pub fn begin_load(&mut self, load: u64, passed: Passed, ahead: Lsn) {
         assert!(self.base.is_none(), "a known row is not loaded");
         self.loading = Some(Loading {
             load,
+            ahead,
             events: passed.events,
             must_see: passed.must_see,
             poisoned: false,
         });
     }
 
-    /// The load came back. It is not kept when it was poisoned, or when it cannot be told whether it contains a flush.
-    pub fn finish_load(&mut self, load: u64, moment: &Arc<Moment>, row: Option<Tuple>) {
+    /// The load came back. It is not kept when it was poisoned, or when it cannot be told whether it contains a flush. `followed`: the stream had handed over
+    /// everything up to there before.
+    pub fn finish_load(
+        &mut self,
+        load: u64,
+        moment: &Arc<Moment>,
+        followed: Lsn,
+        row: Option<Tuple>,
+    ) {
         let snapshot = &moment.snapshot;
         let Some(loading) = self.loading.take_if(|loading| loading.load == load) else {
             return;
         };
         let doubtful = self.layers.iter().any(|layer| doubtful(layer, snapshot));
-        if loading.poisoned || doubtful || !loading.must_see.seen_by(snapshot) {
+        // Postgres may not show yet what another node's stream told before this one's: a row must not go back.
+        let behind = followed < loading.ahead;
+        if loading.poisoned || doubtful || behind || !loading.must_see.seen_by(snapshot) {
             return;
         }
         self.layers
@@ -360,6 +444,39 @@ impl Busy {
             self.wal(event);
         }
         self.fold_settled();
+    }
+
+    /// What is to be told to a node that loads the row.
+    pub(super) fn lend(&self) -> Lend {
+        match &self.base {
+            // A flush that the base may contain or not, the other node cannot tell.
+            _ if !self.layers.iter().all(Layer::is_only_logged) => Lend::Withheld,
+            Some(base) => Lend::Base(base.clone()),
+            None => Lend::Unknown,
+        }
+    }
+
+    /// Another node's memory has answered instead of Postgres. It must have been told what this node had been told when the load began.
+    pub(super) fn take_lent(&mut self, load: u64, base: Base) -> TookLent {
+        let Some(loading) = self.loading.take_if(|loading| loading.load == load) else {
+            return TookLent::Over;
+        };
+        if loading.poisoned {
+            return TookLent::Over;
+        }
+        // What a flush carries may be in the base or not. Postgres's snapshot would say.
+        if !self.layers.iter().all(Layer::is_only_logged) {
+            self.loading = Some(loading);
+            return TookLent::Refused;
+        }
+        self.base = Some(base);
+        let mut events = loading.events;
+        events.sort_by_key(|event| event.commit);
+        for event in events {
+            self.wal(event);
+        }
+        self.fold_settled();
+        TookLent::Kept
     }
 
     /// Whether it is known what Postgres has.

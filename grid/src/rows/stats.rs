@@ -21,6 +21,8 @@ pub struct Counters {
     pub pinned_bytes: u64,
     /// Rows given up for others (counted for all tables together).
     pub evictions: u64,
+    /// Bytes of other nodes' rows (counted for all tables together).
+    pub near_bytes: u64,
 }
 
 impl Counters {
@@ -79,6 +81,7 @@ impl Table {
             misses: self.misses.load(Ordering::Relaxed),
             pinned_bytes: 0,
             evictions: 0,
+            near_bytes: 0,
         }
     }
 }

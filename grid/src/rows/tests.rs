@@ -738,3 +738,169 @@ fn a_row_on_an_unknown_base_is_shown_as_decided_only_while_nobody_can_be_asked()
     load(&rows, 1, "10:10:", Some(tuple(1, 8)));
     assert_eq!(known(&rows, 1), Some(Some((15, 8))));
 }
+
+fn lent(a: i64, seen: slot::Seen) -> slot::Base {
+    slot::Base {
+        row: Some(tuple(a, 0)),
+        seen,
+    }
+}
+
+fn told(lsn: u64) -> slot::Seen {
+    slot::Seen::Told(Lsn(lsn))
+}
+
+fn take(rows: &Rows, mut ticket: LoadTicket, base: slot::Base) -> LoadTicket {
+    rows.take_lent(&mut ticket, |_| Some(base.clone()));
+    ticket
+}
+
+fn add_one() -> Change {
+    Change::Update {
+        image: tuple(1, 0),
+        set: vec![],
+        add: vec![Increment {
+            position: 0,
+            type_oid: INT8,
+            amount: 1i64.to_be_bytes().to_vec().into(),
+        }],
+    }
+}
+
+#[test]
+fn a_lent_row_gets_the_changes_that_it_does_not_contain() {
+    for (seen, shown) in [(told(90), 3), (told(100), 3), (told(200), 1)] {
+        let rows = rows();
+        let (ticket, _) = rows.begin_load(&[row(1)]);
+        outside(&rows, 10, 100, 1, Some(tuple(2, 0)));
+        outside(&rows, 11, 200, 1, Some(tuple(3, 0)));
+        assert!(take(&rows, ticket, lent(1, seen)).is_empty());
+        assert_eq!(known(&rows, 1), Some(Some((shown, 0))));
+    }
+    let rows = rows();
+    let (ticket, _) = rows.begin_load(&[row(1)]);
+    outside(&rows, 10, 100, 1, Some(tuple(2, 0)));
+    let seen = slot::Seen::Loaded(moment("11:11:", 150));
+    assert!(take(&rows, ticket, lent(1, seen)).is_empty());
+    assert_eq!(known(&rows, 1), Some(Some((1, 0))));
+}
+
+#[test]
+fn a_lent_row_is_taken_below_what_only_the_log_has_and_not_below_a_flush() {
+    let rows = rows();
+    let (ticket, _) = rows.begin_load(&[row(1)]);
+    rows.apply_group(&group([(1, add_one())]), LogIndex(1));
+    assert!(take(&rows, ticket, lent(5, told(100))).is_empty());
+    assert_eq!(known(&rows, 1), Some(Some((6, 0))));
+
+    // Whoever is named the transaction cannot tell whether the other had it already: without a lease it would not be named, and the increment count twice.
+    let rows = self::rows();
+    let (ticket, _) = rows.begin_load(&[row(1)]);
+    rows.apply_group(&group([(1, add_one())]), LogIndex(1));
+    rows.begin_flush(SEQ, &[row(1)], true);
+    rows.flush_xid(SEQ, Xid(10), &[row(1)]);
+    let left = take(&rows, ticket, lent(6, told(100)));
+    assert_eq!(left.rows(), [row(1)], "Postgres can tell");
+    rows.finish_load(left, &moment("11:11:", 150), |_| Some(tuple(6, 0)));
+    assert_eq!(
+        known(&rows, 1),
+        None,
+        "not before somebody has said that it committed"
+    );
+}
+
+#[test]
+fn a_lent_row_is_not_taken_after_a_fence() {
+    let rows = rows();
+    let (ticket, _) = rows.begin_load(&[row(1)]);
+    rows.drop_rows(&[row(1)]);
+    assert!(take(&rows, ticket, lent(1, told(100))).is_empty());
+    assert_eq!(known(&rows, 1), None);
+    let (again, _) = rows.begin_load(&[row(1)]);
+    assert!(!again.is_empty(), "nobody loads it any more");
+}
+
+#[test]
+fn a_row_under_way_to_postgres_is_not_lent() {
+    let rows = rows();
+    load(&rows, 1, "5:5:", Some(tuple(1, 0)));
+    let lends = |rows: &Rows| rows.lend(&row(1), || false);
+    assert!(matches!(lends(&rows), Some(slot::Lend::Base(_))));
+    assert!(rows.lend(&row(1), || true).is_none(), "fenced");
+    assert!(matches!(
+        rows.lend(&row(2), || false),
+        Some(slot::Lend::Unknown)
+    ));
+    rows.apply_group(&group([(1, add_one())]), LogIndex(1));
+    let Some(slot::Lend::Base(base)) = lends(&rows) else {
+        panic!("what only the log has is no obstacle");
+    };
+    assert_eq!(base.row, Some(tuple(1, 0)), "but is not lent");
+    rows.begin_flush(SEQ, &[row(1)], true);
+    rows.flush_xid(SEQ, Xid(10), &[row(1)]);
+    assert!(matches!(lends(&rows), Some(slot::Lend::Withheld)));
+    rows.flushed(SEQ, &[row(1)], |_| true);
+    assert!(matches!(lends(&rows), Some(slot::Lend::Withheld)));
+    rows.confirm(SEQ, Xid32(10), Lsn(100), &[row(1)]);
+    let Some(slot::Lend::Base(base)) = lends(&rows) else {
+        panic!("it is clean");
+    };
+    assert_eq!(base.row, Some(tuple(2, 0)));
+}
+
+#[test]
+fn rows_of_streams_that_are_ahead_are_not_told_together() {
+    let rows = rows();
+    load(&rows, 2, "5:5:", Some(tuple(2, 0)));
+    let (ticket, _) = rows.begin_load(&[row(1)]);
+    take(&rows, ticket, lent(1, told(100)));
+    let both = [row(1), row(2)];
+    let read = |followed| rows.read(&both, || false, || Lsn(followed), |found| found.len());
+    assert_eq!(read(99), Read::Apart);
+    assert_eq!(read(100), Read::Done(2));
+}
+
+/// Postgres shows a commit later than the WAL tells it.
+#[test]
+fn a_row_that_another_stream_told_does_not_go_back_to_what_postgres_shows() {
+    let (rows, followed) = (rows(), Arc::<AtomicU64>::default());
+    rows.measure_by(followed.clone());
+    let (ticket, _) = rows.begin_load(&[row(1)]);
+    take(&rows, ticket, lent(7, told(100)));
+    rows.drop_rows(&[row(1)]);
+    assert_eq!(rows.may_have_shown(&[row(1)]), Lsn(100));
+    load(&rows, 1, "10:12:10", Some(tuple(6, 0)));
+    assert_eq!(known(&rows, 1), None, "10 is not visible yet");
+    let (ticket, _) = rows.begin_load(&[row(1)]);
+    outside(&rows, 10, 100, 1, Some(tuple(7, 0)));
+    followed.store(100, Ordering::SeqCst);
+    rows.finish_load(ticket, &snapshot("10:12:10"), |_| Some(tuple(6, 0)));
+    assert_eq!(known(&rows, 1), Some(Some((7, 0))));
+}
+
+#[test]
+fn near_copies_keep_to_their_share_and_go_first() {
+    let (all, each) = (64 * 2_000, 300);
+    let rows = small(all);
+    rows.share_near(0.25);
+    let load = |key: u16, near: bool| {
+        let key = Key::from_bytes(&key.to_be_bytes());
+        let row = RowId { table: TABLE, key };
+        let (ticket, _) = rows.begin_load(std::slice::from_ref(&row));
+        let found = |_: &RowId| Some(tuple(1, 1));
+        rows.finish_load(ticket.near(near), &snapshot("5:5:"), found);
+    };
+    (0..each).for_each(|key| load(key, true));
+    let stats = rows.stats();
+    // One row more in each shard: what was just loaded is about to be read.
+    assert_eq!(stats.near_bytes, stats.bytes);
+    assert!(stats.near_bytes <= all / 4 + 64 * 250, "{stats:?}");
+    (each..10 * each).for_each(|key| load(key, false));
+    let stats = rows.stats();
+    assert_eq!(stats.near_bytes, 0, "own rows need the room");
+    rows.mark_near(|_, _| true);
+    let stats = rows.stats();
+    assert_eq!(stats.near_bytes, stats.bytes);
+    rows.mark_near(|_, near| !near);
+    assert_eq!(rows.stats().near_bytes, 0);
+}

@@ -40,6 +40,7 @@ pub const GLOBAL: &[Key<Config>] = keys! { Config;
     write_behind: "tables whose writes are queued: patterns such as public.sessions, app.*", TablePattern::parse_list, show_patterns;
     durability: "when a write is acknowledged: fsync or memory", parse_durability, show_durability;
     memory_max: "bound on the resident memory of the process; clean rows are evicted above it", parse_positive_bytes, |v: &u64| show_bytes(*v);
+    near_share: "in a cluster: largest part of the memory for rows that copies of other nodes' rows may take; 0 to 1", parse_factor, ToString::to_string;
     max_pending_bytes: "bound on acknowledged changes not yet in Postgres", parse_positive_bytes, |v: &u64| show_bytes(*v);
     pending_wait: "how long a write waits at max_pending_bytes before it fails", parse_duration, |v: &_| show_duration(*v);
     barrier_timeout: "how long a statement waits for the flush of what it could see", parse_positive_duration, |v: &_| show_duration(*v);

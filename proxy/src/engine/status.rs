@@ -103,6 +103,7 @@ impl Engine {
         totals.memory_bytes = rows.bytes;
         totals.memory_pinned_bytes = rows.pinned_bytes;
         totals.memory_target_bytes = rows.bytes_max;
+        totals.memory_near_bytes = rows.near_bytes;
         totals.memory_max_bytes = self.config.memory_max;
         totals.fences_open = self.grid.fences.standing() as u64;
         totals.writes = queue.changes;
@@ -146,6 +147,16 @@ impl Engine {
             .staleness_ms(crate::server::steady_ms())
             .map_or(0.0, |stale| stale as f64 / 1000.0);
         totals.catalog_loads = self.keeper.loads();
+        if let Some(peers) = &self.grid.peers {
+            let rows = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+            totals.owners = peers.owners().nodes().len() as u64;
+            totals.peer_asked_rows = rows(&peers.stats.asked);
+            totals.peer_borrowed_rows = rows(&peers.stats.borrowed);
+            totals.peer_warmed_rows = rows(&peers.stats.warmed);
+            totals.peer_fallback_rows = rows(&peers.stats.fallbacks);
+            totals.peer_lent_rows = rows(&peers.stats.lent);
+            totals.peer_loaded_rows = rows(&peers.stats.loaded);
+        }
         status
     }
 

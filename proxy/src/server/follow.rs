@@ -113,11 +113,13 @@ impl Follower {
             Event::Connected {
                 resumed,
                 same_history,
+                system_id,
                 timeline,
                 position,
-                ..
             } => {
                 tracing::info!(resumed, timeline, %position, "following Postgres's WAL");
+                // While this changes, no other node's rows are comparable to ours.
+                self.grid.feed.set_history(None);
                 if !same_history {
                     self.grid.history_lost();
                 }
@@ -127,6 +129,7 @@ impl Follower {
                     self.grid.stream_lost();
                     self.stats.resyncs.fetch_add(1, Ordering::Relaxed);
                 }
+                self.grid.feed.set_history(Some((system_id, timeline)));
                 self.stats.connects.fetch_add(1, Ordering::Relaxed);
                 self.grid.feed.set_live(true, (self.steady)());
                 self.attention.notify_one();
@@ -164,6 +167,7 @@ impl Follower {
     fn transaction(&self, transaction: Transaction) {
         self.stats.transactions.fetch_add(1, Ordering::Relaxed);
         let (xid, commit) = (transaction.xid, transaction.commit);
+        self.grid.rows.begin_told(commit);
         let mut rows = transaction.rows;
         if let Some(seq) = transaction.own_flush {
             self.stats.echoes.fetch_add(1, Ordering::Relaxed);

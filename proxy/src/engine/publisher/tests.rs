@@ -29,6 +29,7 @@ async fn node(folder: &std::path::Path, store: &Store) -> Node {
             barrier_timeout: Duration::ZERO,
         },
         memory_max_bytes: 1 << 20,
+        near_share: 1.0,
         log_number: 0,
         holder: "a test".to_owned(),
         claimed: watch::channel(false).1,
