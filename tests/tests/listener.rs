@@ -364,7 +364,7 @@ async fn the_slot_goes_with_the_last_node() -> anyhow::Result<()> {
     let left = cluster.running();
     cluster.stop(left[0]).await?;
     let (names, _) = slots(&direct).await?;
-    ensure!(names == ["ripen"], "{names:?}");
+    ensure!(names == ["ripen"], "{names:?}\n{}", cluster.logs());
     cluster.stop(left[1]).await?;
     let (names, readers) = slots(&direct).await?;
     ensure!(names.is_empty() && readers == 0, "{names:?}");
