@@ -2,10 +2,11 @@
 
 CARGO ?= cargo
 
-.PHONY: help run demo cluster rolling test fix bench bench-cluster build crash stale cluster-test regress
+.PHONY: help run demo cluster rolling test fix bench bench-cluster build crash stale cluster-test sim regress
 
 ROUNDS ?= 200
 SECONDS ?= 300
+SEEDS ?= 200
 
 help: ## Shows this.
 	@sed -n 's/^\([a-z-]*\):.*## /make \1	/p' $(MAKEFILE_LIST)
@@ -55,6 +56,9 @@ cluster-test: ## Three nodes and every kind of fault, ROUNDS times each: looks f
 	@scripts/setup.sh test
 	$(CARGO) build --locked --bin ripen
 	RIPEN_ROUNDS=$(ROUNDS) $(CARGO) test --locked -p ripen-tests --test cluster -- --nocapture --test-threads=1
+
+sim: ## Simulates whole clusters with every kind of fault, from SEEDS seeds (a number, or 200..300); one that breaks a promise says how to see it again.
+	SIM_SEEDS=$(SEEDS) $(CARGO) test --workspace --locked --test sim -- every_promise_is_kept --exact --nocapture
 
 regress: ## PostgreSQL's own regression suite on plain Postgres and through Ripen; what differs. Takes long; not part of test.
 	@scripts/setup.sh run

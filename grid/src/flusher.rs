@@ -8,6 +8,7 @@ use crate::clock::QueueClock;
 use crate::limits;
 use crate::loader::CatalogSource;
 use crate::log::{Command, FlushEnd, FlushScope, FlushStart, Log, LogError};
+use crate::record::{Asked, Record};
 use crate::rows::Rows;
 use crate::schedule::{OpenFlush, Schedule};
 use crate::scope::Scope;
@@ -15,13 +16,14 @@ use crate::settlement::{self, SetBack};
 use ripen_cachestore::failpoint::reach;
 use ripen_cachestore::flush::{FlushBatch, FlushOutcome};
 use ripen_cachestore::progress::{FlushFate, LogKey, Taken, Taker};
-use ripen_cachestore::{Class, Store, StoreError};
+use ripen_cachestore::{Class, StoreError};
 use ripen_pg::ids::{TableOid, Xid};
 use standbys::Watched;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 mod again;
@@ -83,7 +85,7 @@ pub struct Flusher {
     /// True when the database may be written to.
     pub claimed: watch::Receiver<bool>,
     /// The system of record.
-    pub store: Store,
+    pub store: Arc<dyn Record>,
     /// The newest catalog.
     pub catalog: CatalogSource,
     /// Rows, to be told the flush's transaction id.
@@ -398,7 +400,7 @@ impl Flusher {
                 ripening.ripe_at(delay_ms, |row| self.held_up.has(row))
             });
             let (wall, log) = ((self.clock)(), self.schedule.clock_ms());
-            let now = self.time.now_ms(wall, log, Instant::now());
+            let now = self.time.now_ms(wall, log, Instant::now().into_std());
             if ripe.is_some_and(|ripe| ripe <= now) {
                 // Who asks goes along: there may always be something ripe.
                 let requests = self.asked();
@@ -533,12 +535,9 @@ impl Flusher {
             batch.catalog_is_new = read_anew.is_some();
             let catalog = read_anew.take().unwrap_or_else(|| (self.catalog)());
             let begun = Instant::now();
-            let flushed = self
-                .store
-                .flush_told(&catalog, &batch, |xid| {
-                    self.tell_xid(term, open.seq, xid, &rows)
-                })
-                .await;
+            let tell =
+                |xid| -> Asked<'_, ()> { Box::pin(self.tell_xid(term, open.seq, xid, &rows)) };
+            let flushed = self.store.flush(&catalog, &batch, Box::new(tell)).await;
             let took = begun.elapsed().as_micros() as u64;
             self.stats.us.fetch_add(took, Ordering::Relaxed);
             match flushed {

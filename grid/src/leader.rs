@@ -7,6 +7,7 @@ mod shapes;
 
 use crate::change::{CommitGroup, RowId, Shape};
 use crate::log::RequestId;
+use crate::mistake::Mistake;
 use ripen_cachestore::catalog::Catalog;
 use ripen_pg::ids::TableOid;
 use ripen_pg::tuple::Tuple;
@@ -44,6 +45,10 @@ impl Leader {
     /// From now on this node leads in that term (`None`: it does not), and everything of earlier ones is applied. What it had proposed before is nobody's concern
     /// any more: the log has it or not.
     pub fn lead(&mut self, term: Option<u64>) {
+        if Mistake::StaleOverlay.is_made() && term.is_some() {
+            (self.term, self.applied) = (term, self.proposed);
+            return;
+        }
         *self = Leader {
             term,
             proposed: self.proposed,

@@ -9,17 +9,18 @@ use crate::flusher::{FlushStats, Flusher, FlusherError, PaceSource, Standbys};
 use crate::grid::{Grid, GridOptions, carry_doubts};
 use crate::leader::{Leader, Proposal};
 use crate::loader::{CatalogSource, Loader};
+use crate::log::disk::Waiting;
 use crate::log::{Log, LogError, LogOptions};
 use crate::machine::GridMachine;
 use crate::marks::Marks;
 use crate::ownership::Ownership;
 use crate::peers::{PeerParts, Peers};
+use crate::record::Record;
 use crate::requester::{self, Requester};
 use crate::rows::{Clock, Rows};
 use crate::schedule::Schedule;
 use crate::thread::{RuntimeThread, Waits};
 use parking_lot::Mutex;
-use ripen_cachestore::Store;
 use ripen_cachestore::progress::LogKey;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -31,7 +32,7 @@ use tokio_util::sync::CancellationToken;
 /// What a node is made of beside its log.
 pub struct NodeParts {
     /// The system of record.
-    pub store: Store,
+    pub store: Arc<dyn Record>,
     /// The newest catalog.
     pub catalog: CatalogSource,
     /// How tables ripen.
@@ -128,8 +129,11 @@ impl Node {
             Some(_) => Waits::TimeAndSockets,
             None => Waits::Time,
         };
-        let log_thread = RuntimeThread::start("log", waits)
-            .map_err(|error| LogError::io("start a thread for", &log.dir, error))?;
+        let log_thread = match log.disk.waiting() {
+            Waiting::Blocks => RuntimeThread::start("log", waits)
+                .map_err(|error| LogError::io("start a thread for", &log.dir, error))?,
+            Waiting::Pauses(_) => RuntimeThread::here(),
+        };
         let (log, member) = match parts.cluster {
             Some(options) => {
                 let opened = Member::open(log_thread.runtime(), options, log, machine);

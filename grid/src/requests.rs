@@ -5,6 +5,7 @@
 //! request does nothing.
 
 use crate::log::{Answered, HeldScope, HoldEnd, RequestId};
+use crate::mistake::Mistake;
 use crate::scope::Scope;
 use bytes::Bytes;
 use ripen_pg::ids::TableOid;
@@ -62,7 +63,7 @@ impl Requests {
     pub fn answered(&mut self, answered: Answered) -> bool {
         let Answered { id, below, answer } = answered;
         let process = self.process(id.process, below);
-        if process.answers.contains_key(&id.number) {
+        if process.answers.contains_key(&id.number) && !Mistake::TwiceDone.is_made() {
             return false;
         }
         // Nobody may wait for it any more; it was decided all the same, and others build on it.

@@ -4,6 +4,7 @@
 //! every pending row that shares a group with a row it takes, transitively. What a group ties together stays tied until it is taken.
 
 use crate::change::{Before, RowId};
+use crate::mistake::Mistake;
 use crate::scope::Scope;
 use ripen_pg::ids::TableOid;
 use std::collections::{BTreeMap, HashMap};
@@ -55,6 +56,11 @@ impl Ripening {
         let mut group = Vec::new();
         for (row, bytes, before) in rows {
             match self.rows.get_mut(&row) {
+                Some(_) if Mistake::ResetRipening.is_made() => {
+                    let bond = self.remove(&row).and_then(|pending| pending.bond);
+                    self.insert(row.clone(), at_ms, bytes, before);
+                    self.rows.get_mut(&row).expect("just inserted").bond = bond;
+                }
                 Some(pending) => {
                     self.bytes = self.bytes - pending.bytes + bytes;
                     pending.bytes = bytes;

@@ -531,6 +531,8 @@ impl Rows {
             let shard = shard.read();
             rows.extend(shard.wanting_load().take(most - rows.len()).cloned());
         }
+        // In which shard a row is, differs from process to process.
+        rows.sort_unstable();
         rows
     }
 

@@ -47,6 +47,15 @@ impl RuntimeThread {
         })
     }
 
+    /// No thread: where this is called from, tasks take turns already. For logs whose disk blocks nobody.
+    pub fn here() -> RuntimeThread {
+        RuntimeThread {
+            runtime: Handle::current(),
+            stop: None,
+            thread: None,
+        }
+    }
+
     /// Where to spawn.
     pub fn runtime(&self) -> &Handle {
         &self.runtime

@@ -218,7 +218,7 @@ fn node_parts(
 ) -> NodeParts {
     let (catalog, paced, settings) = (current.clone(), current.clone(), config.clone());
     NodeParts {
-        store: store.clone(),
+        store: Arc::new(store.clone()),
         catalog: Arc::new(move || catalog.load_full()),
         pace: Arc::new(move |table| {
             let relation = paced.load().relations.get(&table).cloned();

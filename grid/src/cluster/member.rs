@@ -21,7 +21,8 @@ use super::limits::{
 use super::link::Links;
 use super::listener::Handler;
 use super::membership::{Sight, Step, View, Wish};
-use super::{seeds, tcp};
+use super::seeds;
+use super::tcp::{Arrivals, serve_all};
 use crate::log::{Leadership, Log, LogError, LogIndex, LogOptions, Machine, Members, Peers};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -30,7 +31,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
-use tokio::net::TcpListener;
 use tokio::runtime;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -54,8 +54,8 @@ pub type Desk = Arc<dyn Fn(Bytes) -> BoxFuture<'static, Result<Bytes, String>> +
 
 /// How a node takes part.
 pub struct MemberOptions {
-    /// Where others connect; bound already.
-    pub listener: TcpListener,
+    /// Where others connect.
+    pub listener: Arrivals,
     /// What encrypts the connections and proves who may talk. `None`: nothing does.
     pub keys: Option<Keys>,
     /// Addresses of nodes that may belong to the cluster already.
@@ -144,7 +144,7 @@ impl Member {
         let known = log.identity_on_disk()?;
         let links = Links::new(
             Identity::new(known, log.node),
-            tcp::dial(options.keys.clone()),
+            options.listener.dial(options.keys.as_ref()),
         );
         let shared = Arc::new(Shared {
             node: log.node,
@@ -407,7 +407,7 @@ impl Shared {
 
     async fn listen(
         self: Arc<Shared>,
-        listener: TcpListener,
+        arrivals: Arrivals,
         keys: Option<Keys>,
         stop: CancellationToken,
     ) {
@@ -417,7 +417,7 @@ impl Shared {
             Box::pin(async move { shared.answer(question).await })
         });
         let ours = move || Identity::new(asked.cluster.get().copied(), asked.node);
-        tcp::listen(listener, keys, ours, handler, stop).await;
+        serve_all(arrivals, keys, ours, handler, stop).await;
     }
 
     async fn answer(&self, question: Bytes) -> Result<Bytes, String> {

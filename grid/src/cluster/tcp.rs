@@ -9,9 +9,56 @@ use rustls::pki_types::ServerName;
 use std::io;
 use std::sync::Arc;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+
+/// Where connections of other nodes arrive.
+pub enum Arrivals {
+    /// At a socket; bound already.
+    Tcp(TcpListener),
+    /// From a network of another kind, to which [`Dial`] leads as well.
+    Other(Dial, mpsc::UnboundedReceiver<Box<dyn Stream>>),
+}
+
+impl From<TcpListener> for Arrivals {
+    fn from(listener: TcpListener) -> Arrivals {
+        Arrivals::Tcp(listener)
+    }
+}
+
+impl Arrivals {
+    /// The way to other nodes.
+    pub fn dial(&self, keys: Option<&Keys>) -> Dial {
+        match self {
+            Arrivals::Tcp(_) => dial(keys.cloned()),
+            Arrivals::Other(dial, _) => dial.clone(),
+        }
+    }
+}
+
+/// As [`listen`], wherever they come from.
+pub async fn serve_all(
+    arrivals: Arrivals,
+    keys: Option<Keys>,
+    ours: impl Fn() -> Identity,
+    handler: Handler,
+    stop: CancellationToken,
+) {
+    let mut arriving = match arrivals {
+        Arrivals::Tcp(listener) => return listen(listener, keys, ours, handler, stop).await,
+        Arrivals::Other(_, arriving) => arriving,
+    };
+    while let Some(Some(stream)) = stop.run_until_cancelled(arriving.recv()).await {
+        let serving = serve(stream, ours(), handler.clone(), stop.clone());
+        tokio::spawn(async move {
+            if let Err(error) = serving.await {
+                tracing::info!(%error, "a connection of another node ended");
+            }
+        });
+    }
+}
 
 /// Opens connections to `host:port`.
 pub fn dial(keys: Option<Keys>) -> Dial {

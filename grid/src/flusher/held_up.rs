@@ -5,7 +5,8 @@ use super::FlushRequest;
 use crate::change::RowId;
 use crate::limits::{HELD_UP_PAUSE_MAX, HELD_UP_PAUSE_MIN};
 use std::collections::HashSet;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// See the module.
 #[derive(Default)]

@@ -4,9 +4,9 @@
 use crate::change::FlushSeq;
 use crate::limits;
 use crate::log::{Command, Log, LogError};
+use crate::record::Record;
 use crate::schedule::Schedule;
 use parking_lot::Mutex;
-use ripen_cachestore::Store;
 use ripen_cachestore::home::Server;
 use ripen_cachestore::progress::LogKey;
 use ripen_cachestore::standing::Standing;
@@ -40,7 +40,7 @@ pub(super) struct Watched {
     pub log: Log,
     pub key: LogKey,
     pub term: u64,
-    pub store: Store,
+    pub store: Arc<dyn Record>,
     pub schedule: Arc<Schedule>,
     pub clock: fn() -> u64,
 }

@@ -9,6 +9,7 @@ use crate::leader::Leader;
 use crate::limits;
 use crate::loader::LoadError;
 use crate::log::{Answered, Command, HeldScope, HoldEnd, LogIndex, RequestId};
+use crate::mistake::Mistake;
 use crate::requester::Requester;
 use crate::scope::Scope;
 use bytes::Bytes;
@@ -36,7 +37,7 @@ impl Grid {
         };
         for _ in 0..limits::LOAD_ATTEMPTS_MAX {
             let term = self.leads()?;
-            let answer = self.requests.lock().answer(id).cloned();
+            let answer = self.answered(id);
             if let Some(answer) = answer {
                 self.everywhere(self.log.touched()).await;
                 return Ok(Ok(answer));
@@ -63,8 +64,17 @@ impl Grid {
         Err(GridError::NotLoadable(LoadError::Contended))
     }
 
+    /// What the request was answered, if it was carried out.
+    fn answered(&self, id: RequestId) -> Option<Bytes> {
+        let answer = self.requests.lock().answer(id).cloned();
+        answer.filter(|_| !Mistake::TwiceDone.is_made())
+    }
+
     /// Whether a copy of the request is on its way, or was answered.
     pub(super) fn is_known(&self, leader: &Leader, id: RequestId) -> bool {
+        if Mistake::TwiceDone.is_made() {
+            return false;
+        }
         let requests = self.requests.lock();
         leader.is_asked(id) || requests.is_over(id) || requests.answer(id).is_some()
     }
@@ -119,14 +129,34 @@ impl Grid {
                 Request::CatalogChanged => self.tell(Command::CatalogChanged).await,
                 Request::Look => self.leads().map(|_| self.home.doubt()),
                 Request::Write(id, below, write) => {
-                    return match self.writer.get() {
-                        Some(writer) => writer(id, below, write).await,
-                        None => Answer::Elsewhere,
-                    };
+                    return self.serve_write(id, below, write).await;
                 }
             };
             served.map_or_else(Answer::failed, |()| Answer::Done(Bytes::new()))
         })
+    }
+
+    /// A copy of the request may have been carried out by an earlier leader, or be on its way. So nobody may refuse it, for whatever reason, who does not lead, and thereby
+    /// know all that was carried out before: its session would have Postgres carry it out once more.
+    async fn serve_write(&self, id: RequestId, below: u64, write: Bytes) -> Answer {
+        let Some(writer) = self.writer.get() else {
+            return Answer::Elsewhere;
+        };
+        if Mistake::EagerRefusal.is_made() {
+            return writer(id, below, write).await;
+        }
+        if self.leads().is_err() {
+            return Answer::Elsewhere;
+        }
+        let answer = self.answered(id);
+        if let Some(answer) = answer {
+            self.everywhere(self.log.touched()).await;
+            return Answer::Done(answer);
+        }
+        if self.is_known(&self.leader.lock(), id) {
+            return Answer::Elsewhere;
+        }
+        writer(id, below, write).await
     }
 
     async fn tell(&self, command: Command) -> Result<(), GridError> {
@@ -146,7 +176,7 @@ impl Grid {
         } else {
             self.log.propose_in(term, Command::Hold(held)).await?;
         }
-        if flushed {
+        if flushed && !Mistake::UndrainedHold.is_made() {
             // Whatever was decided before the fence stood.
             self.drain(&scope).await?;
         }

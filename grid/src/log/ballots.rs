@@ -4,6 +4,7 @@
 //! With it, whoever is elected although nobody handed over to it knows that the leases of all earlier leaders are over, and need not wait for them.
 
 use super::limits::PROMISE_MS;
+use crate::mistake::Mistake;
 use parking_lot::Mutex;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -65,7 +66,7 @@ impl Ballots {
         let last = state
             .led
             .map_or(state.forgotten, |(_, at)| at.max(state.forgotten));
-        now >= last + PROMISE
+        now >= last + PROMISE || Mistake::BrokenPromise.is_made()
     }
 
     /// Until when an earlier leader may have been confirmed by a majority, if this node is elected now, in that term.

@@ -1,19 +1,23 @@
-//! Packs proposals into Raft entries: the first one that waits takes along all that came meanwhile. Never reorders.
+//! Packs proposals into Raft entries: the first one that waits takes along all that came meanwhile. Never reorders, and leaves none out: what is proposed later in a term
+//! was decided upon what was proposed before. So an entry that a leader cannot take for the moment is handed in again until it can, or leads no more.
 
 use super::acks::Acks;
 use super::codec::{encode_command, encode_entry};
 use super::command::{Command, Entry, LogIndex};
 use super::error::LogError;
 use super::health::{Health, add, get, raise};
-use super::limits::{COMMAND_BYTES_MAX, ENTRIES_IN_FLIGHT, ENTRY_BYTES, ENTRY_COMMANDS, STOP_WAIT};
+use super::limits::{
+    COMMAND_BYTES_MAX, ENTRIES_IN_FLIGHT, ENTRY_BYTES, ENTRY_COMMANDS, REFUSED_PAUSE, STOP_WAIT,
+};
 use super::raft::{Answer, Batch, Types};
 use super::state::State;
+use crate::mistake::Mistake;
 use openraft::Raft;
-use openraft::errors::ClientWriteError;
+use openraft::errors::{ClientWriteError, ForwardReason};
 use openraft::raft::ClientWriteResult;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 
@@ -57,40 +61,63 @@ struct Waiting {
     waiters: Vec<Waiter>,
     health: Arc<Health>,
     acks: Arc<Acks>,
+    refused: UnboundedSender<(Batch, Waiting)>,
     _in_flight: OwnedSemaphorePermit,
 }
+
+/// Entries that were refused by a leader that has not heard of a majority for a while, and goes on leading: nobody else has been elected, as far as it knows.
+type Refused = UnboundedReceiver<(Batch, Waiting)>;
 
 impl Batcher {
     /// The task's loop. When it returns, all proposals have been answered and later ones are refused.
     pub(crate) async fn run(mut self, stop: CancellationToken) {
         let in_flight = Arc::new(Semaphore::new(ENTRIES_IN_FLIGHT));
+        let (refuse, mut refused) = unbounded_channel();
         let mut snapshot_at = 0;
         loop {
+            let permit = in_flight.clone().acquire_owned();
+            let permit = tokio::select! {
+                biased;
+                // Among several, an entry may wait for others for ever.
+                () = stop.cancelled(), if !self.acks.at_once() => break,
+                again = self.again(&mut refused, &stop) => match again {
+                    true => continue,
+                    false => break,
+                },
+                permit = permit => permit,
+            };
+            let permit = permit.expect("the semaphore is never closed");
             let Some(first) = self.next(&stop).await else {
                 break;
             };
-            let permit = in_flight.clone().acquire_owned();
-            let permit = match self.acks.at_once() {
-                true => permit.await,
-                // Among several, an entry may wait for others for ever.
-                false => match stop.run_until_cancelled(permit).await {
-                    Some(permit) => permit,
-                    None => break,
-                },
-            };
-            let permit = permit.expect("the semaphore is never closed");
             let packed = self.pack(first);
-            if !packed.commands.is_empty() && !self.submit(packed, permit).await {
+            if !packed.commands.is_empty() && !self.submit(packed, permit, &refuse).await {
                 break;
             }
             self.trigger_snapshot(&mut snapshot_at).await;
         }
+        refused.close();
+        drop(refused);
         self.refuse_rest();
         // Comes when every entry has been answered; those that wait for others are answered when Raft ends.
         let answered = in_flight.acquire_many(ENTRIES_IN_FLIGHT as u32);
         match self.acks.at_once() {
             true => drop(answered.await),
             false => drop(tokio::time::timeout(STOP_WAIT, answered).await),
+        }
+    }
+
+    /// Hands in again what was refused, if it was. False if Raft has ended. Cancel safe: who waits for it hears so.
+    async fn again(&self, refused: &mut Refused, stop: &CancellationToken) -> bool {
+        let Some((batch, waiting)) = refused.recv().await else {
+            return false;
+        };
+        match stop
+            .run_until_cancelled(tokio::time::sleep(REFUSED_PAUSE))
+            .await
+        {
+            Some(()) => self.hand_in(batch, waiting).await,
+            None => true,
         }
     }
 
@@ -133,7 +160,12 @@ impl Batcher {
     }
 
     /// Hands an entry to Raft. False if Raft has ended.
-    async fn submit(&mut self, packed: Packed, permit: OwnedSemaphorePermit) -> bool {
+    async fn submit(
+        &mut self,
+        packed: Packed,
+        permit: OwnedSemaphorePermit,
+        refused: &UnboundedSender<(Batch, Waiting)>,
+    ) -> bool {
         let applied_ms = get(&self.health.counters.applied_at_ms);
         self.at_ms = self.at_ms.max(applied_ms).max((self.clock)());
         let count = packed.commands.len();
@@ -149,10 +181,15 @@ impl Batcher {
             waiters: packed.waiters,
             health: self.health.clone(),
             acks: self.acks.clone(),
+            refused: refused.clone(),
             _in_flight: permit,
         };
-        let answer = Answer::new(move |result| waiting.answer(result));
-        let batch = Batch::proposed(bytes, entry);
+        self.hand_in(Batch::proposed(bytes, entry), waiting).await
+    }
+
+    async fn hand_in(&self, batch: Batch, waiting: Waiting) -> bool {
+        let kept = batch.clone();
+        let answer = Answer::new(move |result| waiting.answer(kept, result));
         match self.raft.client_write_ff(batch, Some(answer)).await {
             Ok(()) => true,
             Err(fatal) => {
@@ -201,8 +238,16 @@ impl Packed {
 }
 
 impl Waiting {
-    fn answer(mut self, result: ClientWriteResult<Types>) {
+    fn answer(mut self, batch: Batch, result: ClientWriteResult<Types>) {
         match result {
+            Err(ClientWriteError::ForwardToLeader(error))
+                if error.reason == ForwardReason::LeaseExpired
+                    && !Mistake::ForgottenProposal.is_made() =>
+            {
+                let refused = self.refused.clone();
+                // A batcher that has ended hands in nothing more.
+                let _ = refused.send((batch, self));
+            }
             Ok(response) if !response.data => self.fail(&LogError::NotLeader),
             Ok(response) => {
                 let index = LogIndex(response.log_id.index);

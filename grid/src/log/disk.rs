@@ -10,6 +10,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// A file system. Names become durable by [`Disk::sync_dir`], contents by [`DiskFile::sync`].
 pub trait Disk: Send + Sync + 'static {
@@ -29,6 +30,38 @@ pub trait Disk: Send + Sync + 'static {
     fn remove(&self, path: &Path) -> io::Result<()>;
     /// Makes creations, renames and removals in a directory durable.
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+    /// Who shall wait for it.
+    fn waiting(&self) -> Waiting {
+        Waiting::Blocks
+    }
+}
+
+/// How long a batch takes, asked for each.
+pub type Pace = Arc<dyn Fn() -> Duration + Send + Sync>;
+
+/// Who waits for a disk.
+#[derive(Clone)]
+pub enum Waiting {
+    /// Calls take their time: threads make them that nobody else needs.
+    Blocks,
+    /// Calls take no time: the log's own tasks make them, so that one thread alone can run it, and always in the same order. A batch is written after this long.
+    Pauses(Pace),
+}
+
+/// Makes calls that may take their time, where they keep nobody else waiting.
+pub(crate) async fn blocking<T: Send + 'static>(
+    disk: &dyn Disk,
+    calls: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<T> {
+    match disk.waiting() {
+        Waiting::Blocks => tokio::task::spawn_blocking(calls)
+            .await
+            .map_err(io::Error::other),
+        Waiting::Pauses(pace) => {
+            tokio::time::sleep(pace()).await;
+            Ok(calls())
+        }
+    }
 }
 
 /// Holds a lock until dropped.

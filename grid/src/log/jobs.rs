@@ -1,5 +1,6 @@
 //! Jobs for the log's writer: what is to be written, who waits for it, and whose turn it is to write. Never reports success before what was asked is true.
 
+use super::disk::Pace;
 use super::error::LogError;
 use super::raft::{Id, Types, Vote};
 use super::wal::{Kind, Record};
@@ -7,7 +8,7 @@ use super::writer::Writer;
 use bytes::Bytes;
 use openraft::storage::IOFlushed;
 use parking_lot::{Condvar, Mutex};
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 /// A record to be written.
 pub(crate) struct NewRecord {
@@ -87,6 +88,9 @@ pub(crate) struct Queue {
     changed: Condvar,
     writer: Mutex<Writer>,
     at_once: bool,
+    /// How long a batch takes, where a task does what else a thread does, and how that is woken.
+    pace: Option<Pace>,
+    woken: Notify,
 }
 
 #[derive(Default)]
@@ -105,7 +109,24 @@ impl Queue {
             changed: Condvar::new(),
             writer: Mutex::new(writer),
             at_once,
+            pace: None,
+            woken: Notify::new(),
         }
+    }
+
+    /// Nothing is written before so long: for [`Queue::run_as_task`].
+    pub(crate) fn paced(self, pace: Pace) -> Queue {
+        let (pace, at_once) = (Some(pace), false);
+        Queue {
+            pace,
+            at_once,
+            ..self
+        }
+    }
+
+    /// How long a batch takes, where no thread writes.
+    pub(crate) fn pace(&self) -> Option<&Pace> {
+        self.pace.as_ref()
     }
 
     /// Hands a job over; gives it back if the writer has ended or will.
@@ -116,7 +137,7 @@ impl Queue {
         }
         state.jobs.push(job);
         if !self.at_once || state.busy {
-            self.changed.notify_one();
+            self.wake();
             return Ok(());
         }
         let jobs = state.take();
@@ -128,7 +149,36 @@ impl Queue {
     /// Lets the thread end when what is queued has been done.
     pub(crate) fn close(&self) {
         self.state.lock().closed = true;
-        self.changed.notify_one();
+        self.wake();
+    }
+
+    fn wake(&self) {
+        match self.pace {
+            Some(_) => self.woken.notify_one(),
+            None => drop(self.changed.notify_one()),
+        }
+    }
+
+    /// The loop of a task, in place of the thread's. Dropped, it leaves undone what it has not begun.
+    pub(crate) async fn run_as_task(&self, pace: &Pace) {
+        loop {
+            let jobs = {
+                let mut state = self.state.lock();
+                match state.jobs.is_empty() {
+                    true if state.closed => break,
+                    true => None,
+                    false => Some(state.take()),
+                }
+            };
+            match jobs {
+                Some(jobs) => {
+                    tokio::time::sleep(pace()).await;
+                    self.write(jobs);
+                }
+                None => self.woken.notified().await,
+            }
+        }
+        self.writer.lock().finish();
     }
 
     /// The thread's loop. Ends when the queue is closed and empty.
@@ -170,7 +220,7 @@ impl Queue {
         let mut state = self.state.lock();
         state.busy = false;
         if !state.jobs.is_empty() || state.closed {
-            self.changed.notify_one();
+            self.wake();
         }
         state.jobs.is_empty()
     }

@@ -31,6 +31,10 @@ pub(crate) const SNAPSHOT_CHUNK_BYTES: usize = 1 << 20;
 /// How long a node that could not be reached is left alone by the log. Shorter than an election, so that a node which is back is not suspected.
 pub(crate) const PEER_BACKOFF: std::time::Duration = std::time::Duration::from_millis(100);
 
+/// How long an entry waits that a leader could not take because it had not heard of a majority for a while: several times between two heartbeats, so that a stopped
+/// process that goes on loses no time.
+pub(crate) const REFUSED_PAUSE: std::time::Duration = std::time::Duration::from_millis(10);
+
 /// How long a stopping node of several waits for what it has proposed to be decided. Then that is left to the others.
 pub(crate) const STOP_WAIT: std::time::Duration = std::time::Duration::from_secs(1);
 

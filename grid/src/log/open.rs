@@ -2,7 +2,7 @@
 
 use super::Machine;
 use super::ballots::Ballots;
-use super::disk::LockGuard;
+use super::disk::{LockGuard, Waiting, blocking};
 use super::error::LogError;
 use super::health::Health;
 use super::index::SharedIndex;
@@ -36,7 +36,13 @@ pub(crate) struct Running {
 
 struct Threads {
     queue: Arc<Queue>,
-    writer: JoinHandle<()>,
+    writer: Hand,
+}
+
+/// Who writes.
+enum Hand {
+    Thread(JoinHandle<()>),
+    Task(tokio::task::JoinHandle<()>),
 }
 
 struct Files {
@@ -67,7 +73,8 @@ pub(crate) async fn open(
 ) -> Result<Running, LogError> {
     let files = {
         let (directory, joins) = (directory.clone(), member.joins);
-        let opening = tokio::task::spawn_blocking(move || open_files(&directory, joins));
+        let disk = directory.disk.clone();
+        let opening = blocking(&*disk, move || open_files(&directory, joins));
         opening.await.map_err(consensus)??
     };
     count_found(&files, &health);
@@ -95,7 +102,8 @@ pub(crate) async fn open(
         health.clone(),
     );
     let alone = member.peers.is_none();
-    let threads = Threads::start(writer, alone, files.lock)
+    let waiting = directory.disk.waiting();
+    let threads = Threads::start(writer, alone, files.lock, waiting)
         .map_err(|error| LogError::io("start a thread for", &directory.path, error))?;
     let store = Store::new(index.clone(), threads.queue.clone(), health.clone());
     match start_raft(&directory, member, addresses, store, state).await {
@@ -301,9 +309,25 @@ pub(crate) fn consensus(error: impl std::fmt::Display) -> LogError {
 
 impl Threads {
     /// The lock lives as long as the thread.
-    fn start(writer: Writer, alone: bool, lock: LockGuard) -> std::io::Result<Threads> {
+    fn start(
+        writer: Writer,
+        alone: bool,
+        lock: LockGuard,
+        waiting: Waiting,
+    ) -> std::io::Result<Threads> {
         // Where nobody else is asked, nothing could be done but wait while the disk syncs.
-        let queue = Arc::new(Queue::new(writer, alone));
+        let queue = Queue::new(writer, alone);
+        if let Waiting::Pauses(pace) = waiting {
+            let queue = Arc::new(queue.paced(pace.clone()));
+            let jobs = queue.clone();
+            let writer = tokio::spawn(async move {
+                jobs.run_as_task(&pace).await;
+                drop(lock);
+            });
+            let writer = Hand::Task(writer);
+            return Ok(Threads { queue, writer });
+        }
+        let queue = Arc::new(queue);
         let jobs = queue.clone();
         let writer = std::thread::Builder::new()
             .name("log-writer".to_owned())
@@ -311,14 +335,19 @@ impl Threads {
                 jobs.run();
                 drop(lock);
             })?;
+        let writer = Hand::Thread(writer);
         Ok(Threads { queue, writer })
     }
 
     async fn stop(self) {
         self.queue.close();
-        let joining = tokio::task::spawn_blocking(move || self.writer.join());
         // A panic there has been reported as a failure.
-        let _ = joining.await;
+        match self.writer {
+            Hand::Thread(writer) => {
+                drop(tokio::task::spawn_blocking(move || writer.join()).await);
+            }
+            Hand::Task(writer) => drop(writer.await),
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Segment files: their names, and the thread that prepares the next one and removes old ones, off the writer's path. Never looks at records.
 
-use super::disk::Disk;
+use super::disk::{Disk, Waiting};
 use super::error::LogError;
 use super::index::Segment;
 use super::limits::ZERO_BYTES;
@@ -92,9 +92,18 @@ pub(crate) enum Chore {
 
 /// The janitor's thread, seen by the writer: it prepares what is asked for, one segment ahead.
 pub(crate) struct Janitor {
-    pub chores: Sender<Chore>,
+    chores: Sender<Chore>,
     prepared: Receiver<Result<Segment, LogError>>,
     thread: Option<JoinHandle<()>>,
+    /// Where no thread does it: whoever asks for something does it.
+    here: Option<Here>,
+}
+
+/// What the thread would have.
+struct Here {
+    directory: Directory,
+    todo: Receiver<Chore>,
+    done: Sender<Result<Segment, LogError>>,
 }
 
 impl Janitor {
@@ -102,6 +111,19 @@ impl Janitor {
     pub(crate) fn start(directory: Directory) -> Result<Janitor, LogError> {
         let (chores, todo) = channel();
         let (done, prepared) = channel();
+        if let Waiting::Pauses(_) = directory.disk.waiting() {
+            let here = Here {
+                directory,
+                todo,
+                done,
+            };
+            return Ok(Janitor {
+                chores,
+                prepared,
+                thread: None,
+                here: Some(here),
+            });
+        }
         let path = directory.path.clone();
         let thread = std::thread::Builder::new()
             .name("log-janitor".to_owned())
@@ -111,13 +133,24 @@ impl Janitor {
             chores,
             prepared,
             thread: Some(thread),
+            here: None,
         })
+    }
+
+    /// Hands over a chore.
+    pub(crate) fn hand(&self, chore: Chore) {
+        // Fails only if the thread is gone, which `receive` reports; the next start removes what should go.
+        let _ = self.chores.send(chore);
+        if let Some(here) = &self.here {
+            while let Ok(chore) = here.todo.try_recv() {
+                carry_out(&here.directory, chore, &here.done);
+            }
+        }
     }
 
     /// Asks for a segment.
     pub(crate) fn request(&self, number: u32) {
-        // Fails only if the thread is gone, which `receive` reports.
-        let _ = self.chores.send(Chore::Prepare(number));
+        self.hand(Chore::Prepare(number));
     }
 
     /// Waits for the segment asked for. A failure to prepare is tried once more: nothing of the log has been touched by it, and room may have been made since.
@@ -152,18 +185,26 @@ fn gone() -> LogError {
 
 fn work(directory: &Directory, todo: &Receiver<Chore>, done: &Sender<Result<Segment, LogError>>) {
     while let Ok(chore) = todo.recv() {
-        match chore {
-            Chore::Prepare(number) => {
-                if done.send(directory.prepare(number)).is_err() {
-                    return;
-                }
-            }
-            Chore::Remove(segments) => {
-                if let Err(error) = directory.remove(&segments) {
-                    tracing::warn!(%error, "could not remove old log segments, the next start will");
-                }
-            }
-            Chore::Stop => return,
+        if !carry_out(directory, chore, done) {
+            return;
         }
+    }
+}
+
+/// False: there is nothing more to be done.
+fn carry_out(
+    directory: &Directory,
+    chore: Chore,
+    done: &Sender<Result<Segment, LogError>>,
+) -> bool {
+    match chore {
+        Chore::Prepare(number) => done.send(directory.prepare(number)).is_ok(),
+        Chore::Remove(segments) => {
+            if let Err(error) = directory.remove(&segments) {
+                tracing::warn!(%error, "could not remove old log segments, the next start will");
+            }
+            true
+        }
+        Chore::Stop => false,
     }
 }

@@ -3,6 +3,7 @@
 //! Layout, little endian: magic 8 | version 4 | crc 4 | identity 8 | at_ms 8 | from_synced_log 1 | last id | membership's id | membership | machine's bytes.
 //! An id is a byte (0: none) and, after 1, term 8 and index 8. The membership has its `u32` length before it, the machine's bytes a `u64` one.
 
+use super::disk::Disk;
 use super::error::LogError;
 use super::raft::{SnapshotMeta, meta, put_meta};
 use super::recovery::ADVICE;
@@ -11,6 +12,7 @@ use parking_lot::Mutex;
 use ripen_cachestore::change::codec::{Malformed, Reader, put_u64};
 use ripen_cachestore::failpoint::reach;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 const MAGIC: [u8; 8] = *b"ripensnp";
 const VERSION: u32 = 1;
@@ -111,6 +113,10 @@ impl Snapshots {
 
     pub(crate) fn identity(&self) -> u64 {
         self.identity
+    }
+
+    pub(crate) fn disk(&self) -> Arc<dyn Disk> {
+        self.directory.disk.clone()
     }
 }
 

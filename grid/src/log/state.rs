@@ -2,11 +2,13 @@
 
 use super::Machine;
 use super::command::LogIndex;
+use super::disk::blocking;
 use super::error::LogError;
 use super::health::{Health, add, get};
 use super::network::Addresses;
 use super::raft::{Batch, LogId, Membership, Payload, SnapshotMeta, StoredMembership, Types};
 use super::snapshots::{Snapshot, SnapshotFile, Snapshots};
+use crate::mistake::Mistake;
 use futures_util::{Stream, TryStreamExt};
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use parking_lot::Mutex;
@@ -113,7 +115,7 @@ impl State {
             })
         };
         let entry = batch.take().map_err(|error| broken(error.to_string()))?;
-        if entry.term != 0 && entry.term != term {
+        if entry.term != 0 && entry.term != term && !Mistake::StaleDecision.is_made() {
             return Ok(false);
         }
         self.at_ms = self.at_ms.max(entry.at_ms);
@@ -219,12 +221,13 @@ impl RaftSnapshotBuilder<Types> for Builder {
     async fn build_snapshot(&mut self) -> io::Result<OpenraftSnapshot> {
         let snapshot = self.snapshot.take().ok_or(io::ErrorKind::Unsupported)?;
         let snapshots = self.snapshots.clone();
-        let saving = tokio::task::spawn_blocking(move || {
+        let disk = snapshots.disk();
+        let saving = blocking(&*disk, move || {
             snapshots
                 .save(&snapshot)
                 .map(|bytes| (bytes, snapshot.meta))
         });
-        let saved = saving.await.map_err(io::Error::other)?;
+        let saved = saving.await?;
         let (bytes, meta) = saved.map_err(|error| io::Error::other(self.health.fail(error)))?;
         let counters = &self.health.counters;
         counters.snapshot_bytes.store(bytes, Ordering::Relaxed);

@@ -147,7 +147,9 @@ impl RaftLogReader<Types> for Store {
         let found = found.map_err(io::Error::other)?;
         let load = |found: Vec<Found>| found.into_iter().map(Found::load).collect();
         let loaded: Result<Vec<RaftEntry>, LogError> =
-            if found.iter().all(|found| matches!(found, Found::Cached(_))) {
+            if found.iter().all(|found| matches!(found, Found::Cached(_)))
+                || self.0.queue.pace().is_some()
+            {
                 load(found)
             } else {
                 let loading = tokio::task::spawn_blocking(move || load(found));

@@ -146,8 +146,7 @@ impl Writer {
             .for_each(|purged| index.purge(purged));
         let unneeded = index.take_unneeded_segments();
         drop(index);
-        // Should the janitor be gone, the next start removes them.
-        let _ = self.janitor.chores.send(Chore::Remove(unneeded));
+        self.janitor.hand(Chore::Remove(unneeded));
     }
 
     fn note(&self, written: &[(u64, Position)]) {

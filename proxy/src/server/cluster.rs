@@ -51,7 +51,7 @@ async fn options(
     let listener = super::listen(&cluster.listen).await?;
     log.address = cluster.address(listener.local_addr()?);
     Ok(MemberOptions {
-        listener,
+        listener: listener.into(),
         keys,
         seeds,
         founds: cluster.bootstrap,

@@ -1,6 +1,6 @@
 //! A file system in memory that crashes, tears, refuses and forgets on demand, for simulations. Never touches the real one.
 
-use super::{Disk, DiskFile, LockGuard};
+use super::{Disk, DiskFile, LockGuard, Pace, Waiting};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, ErrorKind};
@@ -12,7 +12,7 @@ const SECTOR_BYTES: usize = 512;
 
 /// A file system in memory. Clones share it. What is not synced survives [`SimDisk::crash`] only by chance.
 #[derive(Clone, Default)]
-pub struct SimDisk(Arc<Mutex<State>>);
+pub struct SimDisk(Arc<Mutex<State>>, Option<Pace>);
 
 #[derive(Default)]
 struct State {
@@ -65,6 +65,11 @@ impl SimDisk {
     /// An empty file system.
     pub fn new() -> SimDisk {
         SimDisk::default()
+    }
+
+    /// One that needs no threads: see [`Waiting::Pauses`].
+    pub fn paced(pace: Pace) -> SimDisk {
+        SimDisk(Arc::default(), Some(pace))
     }
 
     /// Sets what shall go wrong from now on.
@@ -230,6 +235,10 @@ fn write(file: &mut Vec<u8>, offset: usize, bytes: &[u8]) {
 }
 
 impl Disk for SimDisk {
+    fn waiting(&self) -> Waiting {
+        self.1.clone().map_or(Waiting::Blocks, Waiting::Pauses)
+    }
+
     fn create_dir(&self, _dir: &Path) -> io::Result<()> {
         Ok(())
     }

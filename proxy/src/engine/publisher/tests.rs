@@ -16,7 +16,7 @@ const T: TableOid = TableOid(7);
 async fn node(folder: &std::path::Path, store: &Store) -> Node {
     let parts = NodeParts {
         standbys: Vec::new(),
-        store: store.clone(),
+        store: Arc::new(store.clone()),
         catalog: Arc::new(|| Arc::new(Catalog::default())),
         pace: Arc::new(|_| Pace {
             write_delay_ms: 0,

@@ -38,7 +38,7 @@ async fn member(folder: &Path, node: u64, seeds: Vec<String>) -> Member {
         founds: seeds.is_empty(),
         process: 1,
         search: Duration::ZERO,
-        listener,
+        listener: listener.into(),
         keys: None,
         seeds,
         wish: Wish {
