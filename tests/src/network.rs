@@ -184,8 +184,9 @@ impl Drop for Network {
         for node in 1..=self.nodes {
             let _ = run("ip", &["netns", "delete", &self.namespace(node)]);
         }
-        let _ = run("ip", &["link", "delete", &outer(self.number)]);
         let _ = run("ip", &["netns", "delete", &self.switch()]);
+        // Last: whoever finds it gone takes the number.
+        let _ = run("ip", &["link", "delete", &outer(self.number)]);
     }
 }
 
