@@ -352,11 +352,24 @@ async fn a_follower_that_missed_more_than_is_kept_begins_anew() -> anyhow::Resul
     Ok(())
 }
 
+/// Until then the next leader may find the slot where there was no publication yet, and make it anew.
+async fn past_its_beginning(direct: &Client) -> anyhow::Result<()> {
+    let sql = "SELECT pg_current_wal_lsn()::text";
+    let now: String = direct.query_one(sql, &[]).await?.get(0);
+    wait::until("the slot has moved on", || async {
+        let sql =
+            "SELECT 1 FROM pg_replication_slots WHERE confirmed_flush_lsn >= $1::text::pg_lsn";
+        Ok(direct.query_opt(sql, &[&now]).await?.map(drop))
+    })
+    .await
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_slot_goes_with_the_last_node() -> anyhow::Result<()> {
     let mut cluster = three().await?;
     let direct = cluster.postgres.connect().await?;
     one_slot(&direct).await?;
+    past_its_beginning(&direct).await?;
     let leader = cluster.leader().await?;
     cluster.stop(leader).await?;
     cluster.settled().await?;
