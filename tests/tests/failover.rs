@@ -110,15 +110,8 @@ async fn until_queued(client: &Client) -> anyhow::Result<()> {
     .await
 }
 
-/// The standby gets nothing more; writes of all kinds are flushed to the primary alone.
-async fn write_what_will_be_lost(
-    client: &Client,
-    standby: &Standby,
-    primary: &Postgres,
-    watchers: &Watchers,
-) -> anyhow::Result<()> {
-    standby.caught_up(primary).await?;
-    standby.stop_receiving().await?;
+/// What somebody else writes, seen in memory. Answers the connection by which it was written.
+async fn change_outside(primary: &Postgres, client: &Client) -> anyhow::Result<Client> {
     let outside = primary.connect().await?;
     outside
         .batch_execute("UPDATE t SET w = 99 WHERE id = 5")
@@ -130,6 +123,19 @@ async fn write_what_will_be_lost(
         Ok((row.get::<_, i32>(0) == 99).then_some(()))
     })
     .await?;
+    Ok(outside)
+}
+
+/// The standby gets nothing more; writes of all kinds are flushed to the primary alone.
+async fn write_what_will_be_lost(
+    client: &Client,
+    standby: &Standby,
+    primary: &Postgres,
+    watchers: &Watchers,
+) -> anyhow::Result<()> {
+    standby.caught_up(primary).await?;
+    standby.stop_receiving().await?;
+    let outside = change_outside(primary, client).await?;
     for round in 0..4 {
         add(client, watchers).await?;
         add(client, watchers).await?;
@@ -386,9 +392,13 @@ async fn writers_wait_for_a_standby_that_is_away() -> anyhow::Result<()> {
     };
     let state = refused.code().map(|code| code.code().to_owned());
     ensure!(state.as_deref() == Some("53000"), "{refused:?}");
-    let seen = client.query_one("SHOW ripen.standbys", &[]).await?;
-    let (name, connected): (&str, &str) = (seen.get(0), seen.get(1));
-    ensure!((name, connected) == ("two", "false"), "{name} {connected}");
+    wait::until("it is told who is away", || async {
+        let seen = client.query_one("SHOW ripen.standbys", &[]).await?;
+        let (name, connected): (&str, Option<&str>) = (seen.get(0), seen.get(1));
+        ensure!(name == "two", "{name}");
+        Ok((connected == Some("false")).then_some(()))
+    })
+    .await?;
     standby.receive().await?;
     wait::until("the standby has caught up", || async {
         let kept = ripen.number("kept_flushes").await?;
@@ -486,17 +496,7 @@ async fn dead_letters_and_conflicts_are_kept_again() -> anyhow::Result<()> {
     client.batch_execute("CALL ripen.flush()").await?;
     standby.caught_up(&primary).await?;
     standby.stop_receiving().await?;
-    let outside = primary.connect().await?;
-    outside
-        .batch_execute("UPDATE t SET w = 99 WHERE id = 5")
-        .await?;
-    wait::until("the outside change is seen", || async {
-        let row = client
-            .query_one("SELECT w FROM t WHERE id = 5", &[])
-            .await?;
-        Ok((row.get::<_, i32>(0) == 99).then_some(()))
-    })
-    .await?;
+    let outside = change_outside(&primary, &client).await?;
     for sql in [
         "UPDATE t SET n = 5 WHERE id = 5",
         "INSERT INTO t VALUES (200, 1, 1)",

@@ -51,30 +51,10 @@ impl Question {
     pub(crate) fn encode(&self) -> Bytes {
         let mut out = Vec::new();
         match self {
-            Question::Log(question) => {
-                let mut out = BytesMut::with_capacity(1 + question.len());
-                out.put_u8(1);
-                out.extend_from_slice(question);
-                return out.freeze();
-            }
-            Question::Ask(question) => {
-                let mut out = BytesMut::with_capacity(1 + question.len());
-                out.put_u8(6);
-                out.extend_from_slice(question);
-                return out.freeze();
-            }
-            Question::Relay(question) => {
-                let mut out = BytesMut::with_capacity(1 + question.len());
-                out.put_u8(42);
-                out.extend_from_slice(question);
-                return out.freeze();
-            }
-            Question::Rows(question) => {
-                let mut out = BytesMut::with_capacity(1 + question.len());
-                out.put_u8(43);
-                out.extend_from_slice(question);
-                return out.freeze();
-            }
+            Question::Log(question) => return carried(1, question),
+            Question::Ask(question) => return carried(6, question),
+            Question::Relay(question) => return carried(42, question),
+            Question::Rows(question) => return carried(43, question),
             Question::Everywhere(index) => {
                 out.push(7);
                 put_u64(&mut out, index.0);
@@ -200,6 +180,14 @@ pub(crate) fn decode_done(bytes: &[u8]) -> bool {
 fn text(reader: &mut Reader<'_>) -> Result<String, Malformed> {
     let bytes = reader.bytes()?.to_vec();
     String::from_utf8(bytes).map_err(|_| Malformed("an address is not text"))
+}
+
+/// A question in somebody else's words.
+fn carried(kind: u8, question: &[u8]) -> Bytes {
+    let mut out = BytesMut::with_capacity(1 + question.len());
+    out.put_u8(kind);
+    out.extend_from_slice(question);
+    out.freeze()
 }
 
 #[cfg(test)]

@@ -243,6 +243,11 @@ impl Postgres {
         }
     }
 
+    /// Whether it has yet to find out that a connection is lost.
+    pub fn has_orphans(&self) -> bool {
+        self.running.values().any(|txn| txn.dies_at.is_some())
+    }
+
     pub fn commit_at(&mut self, xid: u64, after_ms: u64) {
         let at = self.now_ms + after_ms;
         if let Some(txn) = self.running.get_mut(&xid) {

@@ -33,6 +33,12 @@ const STUCK_MS: u64 = 8000;
 /// Clients go on for so long when all is well.
 const CALM_MS: u64 = 1500;
 
+/// How often it is looked whether Postgres has noticed that connections are lost.
+const NOTICED_POLL_MS: u64 = 10;
+
+/// How long the flusher may pause at the longest before it tries again what was refused.
+const BACKOFF_MS: u64 = ripen_grid::limits::FLUSH_BACKOFF_MAX.as_millis() as u64;
+
 /// How much later than it is ripe a row may be in Postgres, when all is well.
 const RIPE_SLACK_MS: u64 = 600;
 
@@ -110,6 +116,9 @@ impl Run {
             return self
                 .world
                 .fail(format!("all is well, but not in time: {why}"));
+        }
+        if !self.until_noticed() {
+            return;
         }
         let calm_until = self.world.now_ms() + CALM_MS;
         if !self.until(calm_until) {
@@ -465,6 +474,18 @@ impl Run {
             agrees(&way, &grid).map_err(|why| format!("on node {node} {why}"))?;
         }
         Ok(())
+    }
+
+    /// Postgres ends the transactions whose connections were lost while nothing could tell it: what they hold, a flush has to wait for. False: something failed.
+    fn until_noticed(&mut self) -> bool {
+        let mut waited = false;
+        while self.world.pg.lock().has_orphans() {
+            waited = true;
+            if !self.until(self.world.now_ms() + NOTICED_POLL_MS) {
+                return false;
+            }
+        }
+        !waited || self.until(self.world.now_ms() + BACKOFF_MS)
     }
 
     /// What was acknowledged a while ago is in Postgres, although the same rows are written all the time.
