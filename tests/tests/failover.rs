@@ -159,6 +159,18 @@ async fn write_what_will_be_lost(
     Ok(())
 }
 
+/// In Postgres, in memory, and in all that was read meanwhile.
+async fn all_is_there(
+    promoted: &Postgres,
+    ripen: &Ripen,
+    watchers: Watchers,
+) -> anyhow::Result<()> {
+    let log = || ripen.log();
+    is_whole(promoted, &watchers).await.with_context(log)?;
+    memory_is_postgress(&ripen.url()).await.with_context(log)?;
+    watchers.end().await.with_context(log)
+}
+
 async fn is_whole(server: &Postgres, watchers: &Watchers) -> anyhow::Result<()> {
     let client = server.connect().await?;
     let rows = client
@@ -250,13 +262,7 @@ async fn a_node_alone(slot_survives: bool) -> anyhow::Result<()> {
         Ok(Some(client.batch_execute("CALL ripen.flush()").await?))
     })
     .await?;
-    is_whole(&promoted, &watchers)
-        .await
-        .with_context(|| ripen.log())?;
-    memory_is_postgress(&ripen.url())
-        .await
-        .with_context(|| ripen.log())?;
-    watchers.end().await.with_context(|| ripen.log())
+    all_is_there(&promoted, &ripen, watchers).await
 }
 
 #[tokio::test]
@@ -469,13 +475,7 @@ async fn a_former_primary_that_lives_on_is_left() -> anyhow::Result<()> {
         .await?
         .batch_execute("CALL ripen.flush()")
         .await?;
-    is_whole(&promoted, &watchers)
-        .await
-        .with_context(|| ripen.log())?;
-    memory_is_postgress(&ripen.url())
-        .await
-        .with_context(|| ripen.log())?;
-    watchers.end().await.with_context(|| ripen.log())
+    all_is_there(&promoted, &ripen, watchers).await
 }
 
 /// What was a dead letter is one again; what rests on a row that is not what it was becomes one; the rest follows in its order.

@@ -5,10 +5,8 @@ use super::answerer::Answerer;
 use super::forward::patiently;
 use super::{End, Session, Tx};
 use crate::limits::STANDBY_POLL;
-use crate::relay::expect::Expect;
 use ripen_cachestore::home::{SERVER, Server};
 use ripen_pg::sqlstate::{ErrorFields, SqlState};
-use ripen_pg::wire::frontend;
 use std::sync::LazyLock;
 use tokio::time::{Instant, sleep};
 
@@ -21,17 +19,8 @@ impl<A: Answerer> Session<A> {
         if !self.front.answerer.guards() {
             return Ok(());
         }
-        frontend::query(self.upstream(), QUESTION.as_bytes());
-        self.relay.awaited.push(Expect::Own);
-        self.wants_own = true;
-        let answer = loop {
-            if let Some(answer) = self.own.take() {
-                break answer;
-            }
-            self.wait_upstream().await?;
-        };
-        self.wants_own = false;
-        let told = answer.row.and_then(|row| row.into_iter().next().flatten());
+        let row = self.ask(&QUESTION).await?;
+        let told = row.and_then(|row| row.into_iter().next().flatten());
         self.server = told.and_then(|text| text.parse::<Server>().ok());
         Ok(())
     }

@@ -242,7 +242,7 @@ impl<A: Answerer> Session<A> {
             self.ask_server().await?;
         }
         let startup = self.startup.take();
-        let row = self.probe().await?;
+        let row = self.ask(PROBE).await?;
         self.known.epoch = epoch;
         match row {
             Some(row) => {
@@ -254,9 +254,9 @@ impl<A: Answerer> Session<A> {
         Ok(())
     }
 
-    /// `None`: Postgres refuses to tell.
-    async fn probe(&mut self) -> Result<Option<Vec<Option<String>>>, End> {
-        frontend::query(self.upstream(), PROBE.as_bytes());
+    /// Asks Postgres something for the session's own purposes, on the connection that it has. `None`: it gives no row.
+    pub(super) async fn ask(&mut self, sql: &str) -> Result<Option<Vec<Option<String>>>, End> {
+        frontend::query(self.upstream(), sql.as_bytes());
         self.relay.awaited.push(Expect::Own);
         self.wants_own = true;
         let answer = loop {
@@ -275,7 +275,7 @@ impl<A: Answerer> Session<A> {
         if self.known.stale || !self.front.answerer.plans() {
             return Ok(());
         }
-        match self.probe().await? {
+        match self.ask(PROBE).await? {
             Some(row) if digest(&row) == self.known.digest => return Ok(()),
             Some(row) => self.known.learn(&row),
             None => self.known.learn_nothing(),
