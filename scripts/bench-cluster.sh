@@ -34,7 +34,7 @@ for base in plain alone three; do
     pgbench -i -q -s $(((rows + 99999) / 100000)) "$server/$base" >/dev/null 2>&1
 done
 ports[alone]=$(free_port) admins[alone]=$(free_port)
-"$ripen" --upstream "$server/alone" --listen "127.0.0.1:${ports[alone]}" --admin-listen "127.0.0.1:${admins[alone]}" --data-dir "$work/node$alone" \
+"$ripen" --upstream "$server/alone" --listen "127.0.0.1:${ports[alone]}" --admin-listen "127.0.0.1:${admins[alone]}" --data-dir "$work/node$alone" --slot ripen_alone \
     --write-behind "$table" 2>>"$work/node$alone.log" &
 pids[alone]=$!
 wait_until "a node alone" admin "$alone" /ready

@@ -14,10 +14,6 @@ PATH=$bin:$PATH
 work=$root_dir/data/demo
 ripen_pid= postgres_pid= scratch=
 
-finish() {
-    [ -z "$ripen_pid" ] || { kill -TERM "$ripen_pid" 2>/dev/null && wait "$ripen_pid" || true; }
-    [ -z "$postgres_pid" ] || { kill -INT "$postgres_pid" 2>/dev/null && wait "$postgres_pid" || true; }
-}
 trap finish EXIT
 trap 'exit 130' INT TERM
 

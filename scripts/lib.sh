@@ -73,3 +73,9 @@ start_scratch() {
     DATABASE_URL=postgres://postgres@127.0.0.1:$port/postgres
     patiently 300 psql -XAtqc "SELECT 1" "$DATABASE_URL" || die "the scratch Postgres does not answer; see $work/postgres.log"
 }
+
+# Ends Ripen and the scratch Postgres, if they were started (ripen_pid, postgres_pid).
+finish() {
+    [ -z "$ripen_pid" ] || { kill -TERM "$ripen_pid" 2>/dev/null && wait "$ripen_pid" || true; }
+    [ -z "$postgres_pid" ] || { kill -INT "$postgres_pid" 2>/dev/null && wait "$postgres_pid" || true; }
+}

@@ -54,6 +54,12 @@ pub struct Catalog {
     pub foreign_operators: BTreeSet<String>,
     /// Whether any event trigger is enabled (`pg_event_trigger.evtenabled <> 'D'`): then every DDL statement runs user code.
     pub event_triggers: bool,
+    /// Sequences that may be drawn from in blocks, and those that may not.
+    #[serde(default)]
+    pub sequences: HashMap<TableOid, Arc<Sequence>>,
+    /// Whether code of users or a view speaks of `currval` or `lastval`: then what a session has drawn matters to statements that do not say so.
+    #[serde(default)]
+    pub asks_sequences: bool,
     /// Whether it comes from an earlier process, Postgres not having been asked yet: see [`Catalog::recall`].
     #[serde(skip)]
     pub remembered: bool,
@@ -159,16 +165,25 @@ pub struct Relation {
     pub width: usize,
     /// Positions (`attnum - 1`) of the primary key, in index order; empty when there is none (or it is deferrable).
     pub primary_key: Vec<usize>,
+    /// Name of that constraint; empty when there is none, or an earlier version has remembered the catalog.
+    #[serde(default)]
+    pub primary_key_name: String,
     /// CHECK constraints.
     pub checks: Vec<Check>,
     /// Positions in any unique or exclusion constraint or unique index other than the primary key, including those used in its predicates and expressions.
     pub unique_columns: BTreeSet<usize>,
     /// Positions in any index (primary key and unique ones included): Postgres refuses values that make an index row too large (about 2700 bytes for btree).
     pub indexed_columns: BTreeSet<usize>,
+    /// Leading columns of each b-tree index that is valid and not partial, up to the first expression: by these, rows are found cheaply.
+    #[serde(default)]
+    pub indexes: BTreeSet<Vec<usize>>,
     /// Positions that index expressions, index predicates, unusual index types or generated columns compute with: assigning them may fail in that computation.
     pub expression_columns: BTreeSet<usize>,
     /// `pg_class.relreplident`: d, n, f, i.
     pub replica_identity: char,
+    /// Outgoing foreign keys.
+    #[serde(default)]
+    pub foreign_keys: Vec<ForeignKey>,
     /// Positions in outgoing foreign keys.
     pub foreign_key_columns: BTreeSet<usize>,
     /// Positions that other tables' foreign keys refer to.
@@ -199,6 +214,27 @@ pub struct Relation {
     pub owner: RoleOid,
     /// Table privileges as granted, owner's included.
     pub grants: Grants,
+}
+
+/// A sequence, as far as its values may be given by somebody who has drawn them in advance. Another value in any field means that it was changed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sequence {
+    /// `pg_class.oid`.
+    pub oid: TableOid,
+    /// `pg_class.relfilenode`: another one after ALTER SEQUENCE … RESTART and TRUNCATE … RESTART IDENTITY.
+    pub storage: u32,
+    /// `pg_sequence.xmin`: another one after each ALTER SEQUENCE.
+    pub version: String,
+    /// INCREMENT.
+    pub increment: i64,
+    /// The last value that it can give: MAXVALUE, or MINVALUE of one that descends.
+    pub limit: i64,
+    /// Whether it ascends or descends by the book: permanent, CACHE 1, NO CYCLE.
+    pub plain: bool,
+    /// Roles that may draw from it (USAGE or UPDATE), owner included.
+    pub draw: BTreeSet<RoleOid>,
+    /// Roles that may ask for `currval` of it (USAGE or SELECT), owner included.
+    pub ask: BTreeSet<RoleOid>,
 }
 
 /// Who may do what. A role has a privilege when any role of its `acts_as`, or PUBLIC (0), is listed; superusers always.
@@ -235,6 +271,9 @@ pub struct Column {
     pub generated: char,
     /// See `generated`.
     pub identity: char,
+    /// The sequence that an identity column, or the one `nextval` in the default, draws from.
+    #[serde(default)]
+    pub sequence: Option<TableOid>,
     /// Column privileges as granted (beside the table's).
     pub grants: Grants,
 }
@@ -252,6 +291,19 @@ pub enum Collation {
     Nondeterministic,
 }
 
+/// A foreign key, as the referring table has it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ForeignKey {
+    /// Positions of the referring columns, in the constraint's order.
+    pub columns: Vec<usize>,
+    /// The table referred to.
+    pub parent: TableOid,
+    /// Positions of the columns referred to, in the same order.
+    pub referenced: Vec<usize>,
+    /// Whether it is MATCH SIMPLE and looks for equal values by the columns' own operators: a NULL in any column then needs no parent.
+    pub simple: bool,
+}
+
 /// A CHECK constraint.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Check {
@@ -263,7 +315,21 @@ pub struct Check {
     pub columns: BTreeSet<usize>,
 }
 
+/// A read obstacle: rows have no names.
+pub const KEYLESS: &str = "no primary key";
+/// A read obstacle: the stream names rows otherwise than memory does, or not at all.
+pub const FOREIGN_IDENTITY: &str = "replica identity is not the primary key";
+
 impl Relation {
+    /// Whether rows of it may be queued although nothing names them: each INSERT makes new ones, whatever else there is. Never more than that, and nothing of it is ever cached.
+    /// (What speaks against queueing them is among the obstacles to writes, as for any table.)
+    pub fn appends(&self) -> bool {
+        let only_nameless = |why: &&str| [KEYLESS, FOREIGN_IDENTITY].contains(why);
+        self.kind == 'r'
+            && self.read_obstacles.contains(&KEYLESS)
+            && self.read_obstacles.iter().all(only_nameless)
+    }
+
     /// The live column at a position.
     pub fn column(&self, position: usize) -> Option<&Column> {
         self.columns
@@ -290,6 +356,12 @@ impl Catalog {
     /// nothing about what exists now.
     pub fn is_loaded(&self) -> bool {
         self.server_version > 0 && !self.remembered
+    }
+
+    /// Whether rows of the table are queued without a name in Postgres: see [`Relation::appends`].
+    pub fn appends(&self, table: TableOid) -> bool {
+        let relation = self.relations.get(&table);
+        relation.is_some_and(|relation| relation.appends())
     }
 
     /// The type below all domains.

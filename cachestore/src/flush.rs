@@ -12,6 +12,7 @@ mod guard;
 mod locks;
 mod pipeline;
 mod plan;
+pub mod redo;
 mod replay;
 mod tables;
 mod text;

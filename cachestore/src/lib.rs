@@ -16,6 +16,7 @@ pub mod load;
 pub mod migrate;
 pub mod prepared;
 pub mod progress;
+pub mod sequence;
 pub mod server;
 pub mod standing;
 pub mod store;

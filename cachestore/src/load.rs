@@ -38,6 +38,34 @@ impl Store {
         keys: &[Key],
     ) -> Result<Loaded, StoreError> {
         let query = Query::new(catalog, relation, keys)?;
+        self.loaded(&query, relation).await
+    }
+}
+
+/// The rows that have one of some values in some columns.
+#[derive(Clone, Copy, Debug)]
+pub struct Gathering<'a> {
+    /// Positions of the columns.
+    pub columns: &'a [usize],
+    /// The values, distinct, canonical by the columns' value types.
+    pub values: &'a [Key],
+    /// One row more than these is read at most.
+    pub rows_max: usize,
+}
+
+impl Store {
+    /// Loads the rows that have one of some values in some columns, in one statement. Errors and columns as [`Store::load_rows`]. Cancel safe.
+    pub async fn load_sets(
+        &self,
+        catalog: &Catalog,
+        relation: &Relation,
+        sets: Gathering<'_>,
+    ) -> Result<Loaded, StoreError> {
+        let query = Query::of_sets(catalog, relation, sets)?;
+        self.loaded(&query, relation).await
+    }
+
+    async fn loaded(&self, query: &Query<'_>, relation: &Relation) -> Result<Loaded, StoreError> {
         let client = self.client().await?;
         let home = self.home();
         match query.run(&client, home).await {
@@ -104,7 +132,44 @@ impl<'a> Query<'a> {
         keys: &[Key],
     ) -> Result<Query<'a>, StoreError> {
         let key_types = catalog.key_types(relation);
-        let (condition, params) = condition(catalog, relation, &key_types, keys)?;
+        let columns: Vec<&Column> = key_columns(relation).collect();
+        let (condition, params) = condition(catalog, relation, &columns, &key_types, keys)?;
+        Ok(Query::whole(
+            catalog, relation, key_types, condition, params,
+        ))
+    }
+
+    fn of_sets(
+        catalog: &Catalog,
+        relation: &'a Relation,
+        sets: Gathering<'_>,
+    ) -> Result<Query<'a>, StoreError> {
+        let columns = sets
+            .columns
+            .iter()
+            .map(|position| relation.column(*position));
+        let columns: Option<Vec<&Column>> = columns.collect();
+        let columns = columns.ok_or_else(|| changed(relation))?;
+        let types = columns.iter();
+        let types: Vec<_> = types
+            .map(|column| catalog.value_type(column.type_oid))
+            .collect();
+        let (condition, params) = condition(catalog, relation, &columns, &types, sets.values)?;
+        let condition = format!("{condition} LIMIT {}", sets.rows_max + 1);
+        let key_types = catalog.key_types(relation);
+        Ok(Query::whole(
+            catalog, relation, key_types, condition, params,
+        ))
+    }
+
+    /// Whole rows, as far as their values can be told.
+    fn whole(
+        catalog: &Catalog,
+        relation: &'a Relation,
+        key_types: Vec<TypeOid>,
+        condition: String,
+        params: Vec<RawParam>,
+    ) -> Query<'a> {
         let key = &relation.primary_key;
         let wanted = relation.columns.iter().filter(|column| {
             key.contains(&column.position) || value::supports(catalog.value_type(column.type_oid))
@@ -112,13 +177,13 @@ impl<'a> Query<'a> {
         let selected: Vec<_> = wanted
             .map(|column| (column, catalog.base_type(column.type_oid)))
             .collect();
-        Ok(Query {
+        Query {
             relation,
             condition,
             params,
             selected,
             key_types,
-        })
+        }
     }
 
     async fn run(&self, client: &Connection, home: &Home) -> Result<Loaded, StoreError> {
@@ -221,7 +286,7 @@ fn select(
         .map(|(column, _)| format!(", t.{}", quoted(&column.name)));
     format!(
         "SELECT concat_ws(' ', pg_current_snapshot(), pg_current_wal_insert_lsn(), to_regclass('{literal}')::oid{server}){} \
-         UNION ALL SELECT NULL{} FROM {name} AS t {condition}",
+         UNION ALL (SELECT NULL{} FROM {name} AS t {condition})",
         ", NULL".repeat(selected.len()),
         columns.collect::<String>(),
     )
@@ -247,10 +312,12 @@ fn now(
 fn condition(
     catalog: &Catalog,
     relation: &Relation,
+    named: &[&Column],
     key_types: &[TypeOid],
     keys: &[Key],
 ) -> Result<(String, Vec<RawParam>), StoreError> {
-    let columns: Vec<(String, ParamType<'_>)> = key_columns(relation)
+    let columns: Vec<(String, ParamType<'_>)> = named
+        .iter()
         .filter_map(|column| Some((quoted(&column.name), param_type(catalog, column.type_oid)?)))
         .collect();
     let split = |key| value::key::split(key_types, key);

@@ -22,6 +22,6 @@ pub use keys::{Keys, KeysError};
 pub use link::Links;
 pub use listener::{Handler, serve};
 pub use member::{
-    Cancels, Desk, DrainError, Handle, Member, MemberError, MemberOptions, Operator, Relay,
+    Cancels, Desk, DrainError, Handle, Lane, Member, MemberError, MemberOptions, Operator, Relay,
     Returned,
 };

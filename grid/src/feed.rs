@@ -6,6 +6,8 @@
 //!
 //! All times here are milliseconds of a clock that never goes back.
 
+use crate::hashing::Seeded;
+use crate::rows::slot::Confirms;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use ripen_pg::ids::{Lsn, TableOid};
@@ -18,11 +20,11 @@ use tokio::sync::Notify;
 #[derive(Clone, Debug, Default)]
 pub struct Served {
     /// Carried by the publication, and every transaction that was running when it was added has ended.
-    pub followed: HashSet<TableOid, foldhash::quality::RandomState>,
+    pub followed: HashSet<TableOid, Seeded>,
     /// Declared `exclusive`: no outside writers.
-    pub exclusive: HashSet<TableOid, foldhash::quality::RandomState>,
+    pub exclusive: HashSet<TableOid, Seeded>,
     /// Declared `conflict = "database"`: a change made by others beats a pending one.
-    pub guarded: HashSet<TableOid, foldhash::quality::RandomState>,
+    pub guarded: HashSet<TableOid, Seeded>,
 }
 
 /// What the readers ask and the hot cache tells.
@@ -102,6 +104,19 @@ impl Feed {
     /// Whether changes of the table arrive by the stream: then the stream confirms flushes and ends fences.
     pub fn follows(&self, table: TableOid) -> bool {
         self.served.load().followed.contains(&table)
+    }
+
+    /// Who tells where a flush of the table was committed.
+    pub fn confirms(&self, table: TableOid) -> Confirms {
+        let served = self.served.load();
+        match (
+            served.followed.contains(&table),
+            served.exclusive.contains(&table),
+        ) {
+            (true, _) => Confirms::Stream,
+            (false, true) => Confirms::Nobody,
+            (false, false) => Confirms::Unknown,
+        }
     }
 
     /// Whether the table is served on the word of the configuration alone.

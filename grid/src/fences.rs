@@ -4,6 +4,7 @@
 //! ([`crate::rows::Rows::pass_through_shards`]), so no reader is between its question and its row. Never waits for anything itself.
 
 use crate::change::RowId;
+use crate::hashing::Seeded;
 use crate::scope::Scope;
 use parking_lot::RwLock;
 use ripen_pg::ids::TableOid;
@@ -15,14 +16,17 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 pub struct Fences {
     standing: AtomicUsize,
     raised: AtomicU64,
+    wide: AtomicU64,
     counts: RwLock<Counts>,
 }
 
 #[derive(Debug, Default)]
 struct Counts {
     everything: usize,
-    tables: HashMap<TableOid, usize, foldhash::quality::RandomState>,
-    rows: HashMap<RowId, usize, foldhash::quality::RandomState>,
+    tables: HashMap<TableOid, usize, Seeded>,
+    rows: HashMap<RowId, usize, Seeded>,
+    /// Tables of those rows.
+    of_rows: HashMap<TableOid, usize, Seeded>,
 }
 
 impl Fences {
@@ -30,6 +34,7 @@ impl Fences {
     pub fn raise(&self, scope: &Scope) {
         let mut counts = self.counts.write();
         counts.change(scope, 1);
+        self.note_wide(scope);
         self.raised.fetch_add(1, Ordering::Relaxed);
         self.standing.fetch_add(1, Ordering::SeqCst);
     }
@@ -38,6 +43,7 @@ impl Fences {
     pub fn lower(&self, scope: &Scope) {
         let mut counts = self.counts.write();
         counts.change(scope, -1);
+        self.note_wide(scope);
         self.standing.fetch_sub(1, Ordering::SeqCst);
     }
 
@@ -61,6 +67,28 @@ impl Fences {
         counts.everything > 0 || counts.tables.contains_key(&table)
     }
 
+    /// Whether any row of the table is behind a fence, or may be: which rows have a value, nobody can say then.
+    pub fn has_any_of(&self, table: TableOid) -> bool {
+        if self.standing.load(Ordering::SeqCst) == 0 {
+            return false;
+        }
+        let counts = self.counts.read();
+        counts.everything > 0
+            || counts.tables.contains_key(&table)
+            || counts.of_rows.contains_key(&table)
+    }
+
+    /// How often fences around everything were put up or taken down: what is not a row and was known before may be another one since.
+    pub fn wide_changes(&self) -> u64 {
+        self.wide.load(Ordering::SeqCst)
+    }
+
+    fn note_wide(&self, scope: &Scope) {
+        if matches!(scope, Scope::Everything) {
+            self.wide.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
     /// Number of fences that were ever put up.
     pub fn raised(&self) -> u64 {
         self.raised.load(Ordering::Relaxed)
@@ -76,9 +104,10 @@ impl Counts {
     fn change(&mut self, scope: &Scope, by: isize) {
         match scope {
             Scope::Nothing => {}
-            Scope::Rows(rows) => rows
-                .iter()
-                .for_each(|row| count(&mut self.rows, row.clone(), by)),
+            Scope::Rows(rows) => rows.iter().for_each(|row| {
+                count(&mut self.rows, row.clone(), by);
+                count(&mut self.of_rows, row.table, by);
+            }),
             Scope::Tables(tables) => tables
                 .iter()
                 .for_each(|table| count(&mut self.tables, *table, by)),
@@ -92,11 +121,7 @@ impl Counts {
     }
 }
 
-fn count<K: std::hash::Hash + Eq>(
-    map: &mut HashMap<K, usize, foldhash::quality::RandomState>,
-    key: K,
-    by: isize,
-) {
+fn count<K: std::hash::Hash + Eq>(map: &mut HashMap<K, usize, Seeded>, key: K, by: isize) {
     use std::collections::hash_map::Entry;
     match map.entry(key) {
         Entry::Occupied(mut entry) => {
@@ -137,9 +162,18 @@ mod tests {
         fences.raise(&wide);
         fences.lower(&narrow);
         assert!(fences.has(&row));
+        assert!(fences.has_any_of(TableOid(1)));
         fences.lower(&wide);
-        assert!(!fences.has(&row));
+        assert!(!fences.has(&row) && !fences.has_any_of(TableOid(1)));
+        fences.raise(&narrow);
+        assert!(fences.has_any_of(TableOid(1)) && !fences.has_any_of(TableOid(2)));
+        assert!(!fences.has_table(TableOid(1)));
+        fences.lower(&narrow);
+        assert!(!fences.has_any_of(TableOid(1)));
+        assert_eq!(fences.wide_changes(), 0);
         fences.raise(&Scope::Everything);
         assert!(fences.has(&row));
+        fences.lower(&Scope::Everything);
+        assert_eq!(fences.wide_changes(), 2);
     }
 }

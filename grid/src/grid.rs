@@ -1,41 +1,49 @@
 //! The grid of one node, as the proxy sees it: read, write, hold, barrier. Does; what is right is decided in `rows`, `leader`, `fences`, `ripening`.
 //!
-//! Lock order: leader, then fences, then shards (ascending), then the machine's schedule. None is held across an await.
+//! Rows, fences and the stream belong to all logs together; what each log has for itself is its `Queue`.
+//! Lock order: leaders (ascending by log), then fences, then shards (ascending), then the machine's schedule. None is held across an await.
 
 mod abroad;
+mod assigning;
+mod blocks;
+mod queues;
 mod together;
+pub mod transaction;
 
 use crate::change::{Before, CommitGroup, RowId};
-use crate::desk::{Answer, Request};
+use crate::desk::{Answer, Asked, Request};
 use crate::feed::Feed;
 use crate::fences::Fences;
-use crate::flusher::{FlushRequest, Standbys};
-use crate::leader::{Leader, Proposal, Undrained};
+use crate::flusher::Standbys;
+use crate::leader::Proposal;
 use crate::limits;
 use crate::loader::{LoadError, Loader};
-use crate::log::{Command, HoldEnd, Log, LogError, RequestId};
+use crate::log::{Command, HoldEnd, LogError, RequestId};
 use crate::marks::Marks;
 use crate::ownership::Ownership;
 use crate::peers::Peers;
+use crate::queue::Queue;
 use crate::requester::Requester;
 use crate::requests::Requests;
+use crate::rows::sets::SetIds;
 use crate::rows::{Found, Rows};
-use crate::schedule::Schedule;
 use crate::scope::Scope;
 pub(crate) use abroad::carry_doubts;
+pub(crate) use assigning::Tables;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
+pub use queues::QueueStats;
 use ripen_cachestore::catalog::Catalog;
 use ripen_cachestore::failpoint::reach;
 use ripen_cachestore::home::Home;
 use ripen_pg::ids::TableOid;
 use ripen_pg::tuple::Tuple;
-use std::collections::HashSet;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::collections::{BTreeSet, HashSet};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 /// Bounds of waiting, from the configuration.
@@ -70,6 +78,30 @@ pub enum GridError {
     /// Another node leads: ask there.
     #[error("another node leads the log")]
     Elsewhere,
+    /// Open transactions have locked rows that a statement for Postgres is about, and neither ended nor went on in Postgres in time.
+    #[error("rows are locked by open transactions")]
+    RowsLocked,
+    /// An open transaction has locked a row, and the statement is not to wait for it, or waits by [`transaction::Transaction::write`].
+    #[error("a row is locked by an open transaction")]
+    Locked,
+    /// Whoever has locked the row waits for this transaction.
+    #[error("deadlock detected")]
+    Deadlock,
+    /// `lock_timeout`.
+    #[error("a row was locked for too long")]
+    LockTimeout,
+    /// `statement_timeout`.
+    #[error("the statement waited for too long")]
+    StatementTimeout,
+    /// There are as many row locks as there may be: pass the statement through.
+    #[error("too many rows are locked")]
+    Crowded,
+    /// The leader that had the transaction's locks leads no more.
+    #[error("the transaction's locks are lost")]
+    LocksLost,
+    /// Somebody whom Ripen does not see has changed a row that the transaction has written.
+    #[error("a row was changed outside of Ripen")]
+    Overtaken,
     /// No leader has answered in time. What was asked for may still be carried out.
     #[error("no leader of the cluster has answered")]
     NoLeader,
@@ -103,8 +135,10 @@ pub struct Grid {
     pub aside: Arc<Fences>,
     /// Which tables are served.
     pub feed: Arc<Feed>,
-    /// What is pending, and since when.
-    pub schedule: Arc<Schedule>,
+    /// What each log has for itself, by its place in the order of logs.
+    pub queues: Vec<Queue>,
+    /// Which table's changes go into which of them.
+    pub(crate) tables: Tables,
     /// Marks in Postgres's WAL that end fences.
     pub marks: Arc<Marks>,
     /// Who waited for what.
@@ -118,23 +152,29 @@ pub struct Grid {
     /// The way to the leader; `None`: this node is alone.
     pub(crate) requester: Option<Requester>,
     pub(crate) writer: OnceLock<Writer>,
+    pub(crate) host: OnceLock<Host>,
     /// Which server is the system of record.
     pub home: Arc<Home>,
     /// What its standbys have, as whoever leads here has seen it.
     pub standbys: Arc<Standbys>,
     pub(crate) ownership: Ownership,
-    pub(crate) leader: Arc<Mutex<Leader>>,
-    pub(crate) applied: watch::Receiver<Proposal>,
-    pub(crate) settled: watch::Receiver<bool>,
-    pub(crate) log: Log,
     pub(crate) loader: Loader,
-    pub(crate) flushes: mpsc::UnboundedSender<FlushRequest>,
     pub(crate) options: GridOptions,
+    /// Counts transactions.
+    pub(crate) transactions: AtomicU64,
+    /// Told whenever a transaction has given back locks.
+    pub(crate) unlocked: Notify,
+    /// Told whenever somebody in Postgres wants rows that transactions have locked.
+    pub(crate) nudging: Notify,
+    /// Bytes that all open transactions have written.
+    pub(crate) buffered: AtomicUsize,
 }
 
-/// Carries out a write that some node has asked for, in the words of the asking side, where the log is led. The second argument: below which number that node's process
-/// asks no more.
-pub type Writer = Arc<dyn Fn(RequestId, u64, Bytes) -> BoxFuture<'static, Answer> + Send + Sync>;
+/// Carries out a write that some node has asked for, in the words of the asking side, where the log is led.
+pub type Writer = Arc<dyn Fn(Asked, Bytes) -> BoxFuture<'static, Answer> + Send + Sync>;
+
+/// Does what some node asks of transaction blocks ([`Request::Step`], [`Request::Watch`], [`Request::Commit`]), where the log is led.
+pub type Host = Arc<dyn Fn(Request) -> BoxFuture<'static, Answer> + Send + Sync>;
 
 /// How a transaction in Postgres holds a scope.
 #[derive(Clone, Debug, Default)]
@@ -156,7 +196,7 @@ enum Step<T> {
 impl Grid {
     /// Decides a write and makes it durable. `decide` gets the newest images (also those not yet durable), in the order of `rows`, and answers what to queue; it may be called again
     /// when rows had to be loaded, and must not have side effects before its last call. When this returns, the outcome is durable and applied.
-    /// It must refuse when its tables are not any more what `catalog` says.
+    /// It must refuse when its tables are not any more what `catalog` says. Where an open transaction has locked a row, nothing is decided ([`GridError::Locked`]).
     ///
     /// Cancel safe in this sense: a write whose future is dropped is either made whole or not at all.
     pub async fn write<T, E>(
@@ -167,10 +207,11 @@ impl Grid {
     ) -> Result<Result<T, E>, GridError> {
         self.wait_for_room().await?;
         for _ in 0..limits::LOAD_ATTEMPTS_MAX {
-            match self.step(catalog, rows, &mut decide, None, |group, _| group)? {
+            let queue = self.queue_of(rows)?;
+            match self.step(queue, catalog, rows, &mut decide, None, |group, _| group)? {
                 Ok(Step::Load(unknown)) => self.load(&unknown).await?,
                 Ok(Step::Decided(answer, behind, None)) => {
-                    self.wait_applied(behind).await;
+                    queue.wait_applied(behind).await;
                     return Ok(Ok(answer));
                 }
                 Ok(Step::Decided(answer, _, Some(ticket))) => {
@@ -186,19 +227,23 @@ impl Grid {
 
     fn step<T, E>(
         &self,
+        queue: &Queue,
         catalog: &Catalog,
         rows: &[RowId],
         decide: &mut impl FnMut(&[Option<Tuple>]) -> Result<(Option<CommitGroup>, T), E>,
         once: Option<RequestId>,
         command: impl FnOnce(Command, &T) -> Command,
     ) -> Result<Result<Step<T>, E>, GridError> {
-        let mut leader = self.leader.lock();
+        let mut leader = queue.leader.lock();
         let term = leader.term().ok_or(GridError::Elsewhere)?;
         if once.is_some_and(|id| self.is_known(&leader, id)) {
             return Err(GridError::Elsewhere);
         }
-        if rows.iter().any(|row| self.fences.has(row)) {
+        if rows.iter().any(|row| self.fences.has(row)) || !self.belong(queue, rows) {
             return Err(GridError::Owned);
+        }
+        if !leader.locks.is_empty() && rows.iter().any(|row| leader.locks.is_held(row)) {
+            return Err(GridError::Locked);
         }
         let mut overlaid = false;
         let mut images = Vec::with_capacity(rows.len());
@@ -209,7 +254,7 @@ impl Grid {
                 images.push(image);
                 continue;
             }
-            match self.image(row) {
+            match self.image(catalog, row) {
                 Some(image) => images.push(image),
                 None => unknown.push(row.clone()),
             }
@@ -233,36 +278,14 @@ impl Grid {
             }
             Some(group) => {
                 reach("write-decided");
-                self.tell_shapes(&mut leader, term, catalog, &group)?;
+                queue.tell_shapes(&mut leader, term, catalog, &group)?;
                 let proposal = leader.propose(&group);
                 once.into_iter().for_each(|id| leader.ask(id));
-                let command = command(self.guarded(group, rows, &images), &answer);
-                let ticket = self.log.propose_in(term, command);
+                let command = command(self.guarded(catalog, group, rows, &images), &answer);
+                let ticket = queue.log.propose_in(term, command);
                 Step::Decided(answer, proposal, Some(ticket))
             }
         }))
-    }
-
-    /// Tells the log what it must know before the group, so that its bytes can be understood. What was told of one table stands if another refuses.
-    fn tell_shapes(
-        &self,
-        leader: &mut Leader,
-        term: u64,
-        catalog: &Catalog,
-        group: &CommitGroup,
-    ) -> Result<(), GridError> {
-        for change in &group.rows {
-            let table = change.row.table;
-            let pending = || self.schedule.has_pending(&Scope::Tables([table].into()));
-            let logged = || self.schedule.shapes().remove(&table);
-            match leader.tell(catalog, table, logged, pending) {
-                Ok(None) => {}
-                // The group comes behind it in the log, and is not taken if this is not.
-                Ok(Some(shape)) => drop(self.log.propose_in(term, Command::Shape(table, shape))),
-                Err(Undrained) => return Err(GridError::Owned),
-            }
-        }
-        Ok(())
     }
 
     /// Rows of some tables mean something else under a new catalog (`changed`: those that are not what they were under the old one): before it is used,
@@ -273,16 +296,22 @@ impl Grid {
         new: &Catalog,
         changed: &HashSet<TableOid>,
     ) -> Option<impl Future<Output = ()> + Send + use<>> {
-        let leader = self.leader.lock();
-        let logged = self.schedule.shapes();
-        let tables = leader.told().retyped(logged, old, new, changed);
+        let leaders = self.leaders();
+        let retyped = leaders
+            .iter()
+            .zip(&self.queues)
+            .flat_map(|(leader, queue)| {
+                let logged = queue.schedule.shapes();
+                leader.told().retyped(logged, old, new, changed)
+            });
+        let tables: BTreeSet<TableOid> = retyped.collect();
         if tables.is_empty() {
             return None;
         }
-        let scope = Scope::Tables(tables.into_iter().collect());
+        let scope = Scope::Tables(tables);
         self.aside.raise(&scope);
         self.fences.raise(&scope);
-        drop(leader);
+        drop(leaders);
         self.rows.pass_through_shards();
         let hold = Hold::here(self, scope);
         Some(self.clone().bring_back(hold))
@@ -313,9 +342,15 @@ impl Grid {
         }
     }
 
-    /// Where changes of others win, the log remembers what each row was.
-    fn guarded(&self, group: CommitGroup, rows: &[RowId], images: &[Option<Tuple>]) -> Command {
-        let guards = |row: &RowId| self.feed.guards(row.table);
+    /// Where changes of others win, the log remembers what each row was. Nobody else can change a row that nothing names.
+    fn guarded(
+        &self,
+        catalog: &Catalog,
+        group: CommitGroup,
+        rows: &[RowId],
+        images: &[Option<Tuple>],
+    ) -> Command {
+        let guards = |row: &RowId| self.feed.guards(row.table) && !catalog.appends(row.table);
         if !group.rows.iter().any(|change| guards(&change.row)) {
             return Command::Group(group);
         }
@@ -328,19 +363,11 @@ impl Grid {
         Command::Guarded(group, before)
     }
 
-    /// Flushes what is pending in the scope now, without waiting for it.
-    pub fn flush_soon(&self, scope: Scope) {
-        let (done, _) = oneshot::channel();
-        let cutoff_ms = self.schedule.clock_ms();
-        // A flusher that has ended ends the process.
-        let _ = self.flushes.send(FlushRequest {
-            scope,
-            cutoff_ms,
-            done,
-        });
-    }
-
-    fn image(&self, row: &RowId) -> Option<Option<Tuple>> {
+    /// The newest image that has been applied; `None`: memory does not know it. Of a table without primary key nobody has the row whose key its writer has just drawn.
+    fn image(&self, catalog: &Catalog, row: &RowId) -> Option<Option<Tuple>> {
+        if catalog.appends(row.table) {
+            return Some(None);
+        }
         self.rows.read_one(
             row,
             || false,
@@ -364,25 +391,9 @@ impl Grid {
         }
     }
 
-    /// Whether the flush that an earlier process left open is settled: before that, nothing can be loaded.
-    pub fn settled(&self) -> bool {
-        *self.settled.borrow()
-    }
-
-    /// Waits for [`Grid::settled`]. Cancel safe.
-    pub async fn until_settled(&self) {
-        // An error means that the flusher has ended, which ends the process.
-        let _ = self.settled.clone().wait_for(|settled| *settled).await;
-    }
-
     /// Load queries sent to Postgres.
     pub fn load_queries(&self) -> u64 {
         self.loader.queries()
-    }
-
-    /// What the log has done.
-    pub fn log_stats(&self) -> crate::log::LogStats {
-        self.log.stats()
     }
 
     /// Postgres goes on from another past than the stream told of. Call it before [`Grid::stream_lost`].
@@ -395,13 +406,15 @@ impl Grid {
         let served = self.feed.served();
         self.rows
             .stream_lost(|row| !served.exclusive.contains(&row.table));
-        self.schedule.forget_unconfirmed();
+        let queues = self.queues.iter();
+        queues.for_each(|queue| queue.schedule.forget_unconfirmed());
         self.marks.reset();
     }
 
     /// Loads the rows in Postgres below pending changes, so that outside changes since then are seen. Answers how many were asked for.
-    pub async fn load_bases(&self) -> Result<usize, GridError> {
-        let rows = self.rows.without_base(limits::LOAD_KEYS_MAX);
+    pub async fn load_bases(&self, catalog: &Catalog) -> Result<usize, GridError> {
+        let named = |row: &RowId| !catalog.appends(row.table);
+        let rows = self.rows.without_base(limits::LOAD_KEYS_MAX, named);
         self.loader.load_here(&rows).await?;
         Ok(rows.len())
     }
@@ -414,6 +427,15 @@ impl Grid {
         Ok(self.loader.load(rows).await?)
     }
 
+    /// Loads sets that memory does not have, once for all who wait, and their rows. Afterwards they are known, or known to be too large, unless something passed by or others were loading some
+    /// of them: ask again. Cancel safe.
+    pub async fn load_sets(&self, sets: &SetIds) -> Result<(), GridError> {
+        if self.feed.stranded() {
+            return Err(LoadError::Stranded.into());
+        }
+        Ok(self.loader.load_sets(sets).await?)
+    }
+
     /// Waits until everything acknowledged or proposed before in the scope is in Postgres. Cancel safe.
     pub async fn barrier(&self, scope: &Scope) -> Result<(), GridError> {
         if scope.is_nothing() {
@@ -421,7 +443,7 @@ impl Grid {
         }
         if let Some(requester) = &self.requester {
             // Under a lease, this node knows of everything that was acknowledged.
-            if self.is_sure() && !self.schedule.has_pending(scope) {
+            if self.is_sure() && !self.has_pending(scope) {
                 return Ok(());
             }
             let request = Request::Barrier(scope.clone());
@@ -431,35 +453,19 @@ impl Grid {
         self.drain(scope).await
     }
 
-    /// Where the log is led: waits until everything proposed in the scope is in Postgres.
-    async fn drain(&self, scope: &Scope) -> Result<(), GridError> {
-        let last = self.leader.lock().last();
-        self.wait_applied(last).await;
-        if !self.schedule.has_pending(scope) {
-            return Ok(());
-        }
-        self.flush(scope).await
-    }
-
     /// Gives the scope to the database: from now on reads and writes of it pass through, on all nodes; returns when everything before is in Postgres.
     /// On an error nothing is held. Dropping the hold without [`Grid::release`] counts as a release after a commit.
     pub async fn hold(self: &Arc<Self>, scope: Scope, holder: Holder) -> Result<Hold, GridError> {
         if let Some(requester) = &self.requester {
             return self.hold_together(requester, scope, holder, true).await;
         }
-        let last = {
-            let leader = self.leader.lock();
-            self.fences.raise(&scope);
-            leader.last()
-        };
+        self.ownership.begin(&scope);
         let mut hold = Hold::here(self, scope);
         hold.touched = false;
-        self.rows.pass_through_shards();
-        self.wait_applied(last).await;
+        // Whatever is decided or locked from now on has seen the fence.
         let scope = hold.scope.as_ref().expect("a new hold has its scope");
-        if self.schedule.has_pending(scope) {
-            self.flush(scope).await?;
-        }
+        self.until_unlocked(scope).await?;
+        self.drain(scope).await?;
         hold.touched = true;
         Ok(hold)
     }
@@ -474,45 +480,15 @@ impl Grid {
         Ok(Hold::here(self, scope))
     }
 
-    async fn flush(&self, scope: &Scope) -> Result<(), GridError> {
-        let (done, wait) = oneshot::channel();
-        let request = FlushRequest {
-            scope: scope.clone(),
-            cutoff_ms: self.schedule.clock_ms(),
-            done,
-        };
-        if self.flushes.send(request).is_err() {
-            return Err(GridError::Log(LogError::Stopped));
-        }
-        let begun = Instant::now();
-        let waited = tokio::time::timeout(self.options.barrier_timeout, wait).await;
-        let took = begun.elapsed().as_micros() as u64;
-        self.wait_stats.barriers.fetch_add(1, Ordering::Relaxed);
-        self.wait_stats
-            .barrier_us
-            .fetch_add(took, Ordering::Relaxed);
-        match waited {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) => Err(GridError::Log(LogError::Stopped)),
-            Err(_) => Err(GridError::BarrierTimeout),
-        }
-    }
-
-    async fn wait_applied(&self, proposal: Proposal) {
-        let mut applied = self.applied.clone();
-        // An error means that the log ended; whoever waits finds that out at its next proposal.
-        let _ = applied.wait_for(|applied| *applied >= proposal).await;
-    }
-
     async fn wait_for_room(&self) -> Result<(), GridError> {
-        if self.schedule.pending_bytes() < self.options.pending_bytes_max {
+        if self.pending_bytes() < self.options.pending_bytes_max {
             return Ok(());
         }
         self.wait_stats.full.fetch_add(1, Ordering::Relaxed);
         let deadline = Instant::now() + self.options.pending_wait;
         while Instant::now() < deadline {
             tokio::time::sleep(limits::ROOM_POLL).await;
-            if self.schedule.pending_bytes() < self.options.pending_bytes_max {
+            if self.pending_bytes() < self.options.pending_bytes_max {
                 return Ok(());
             }
         }

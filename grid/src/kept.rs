@@ -4,7 +4,7 @@
 //! Invariant: the numbers follow each other without a gap, and the last is that of the last flush that ended.
 
 use crate::change::{CommitGroup, FlushSeq, RowId, Shapes};
-use crate::schedule::OpenFlush;
+use crate::schedule::{OpenFlush, earliest};
 use ripen_cachestore::change::codec::{self, Malformed, Reader};
 use ripen_cachestore::change::shape;
 use ripen_pg::tuple::Tuple;
@@ -73,6 +73,18 @@ pub struct KeptStats {
     pub bytes: u64,
     /// When the oldest ended (unix milliseconds).
     pub oldest_ms: Option<u64>,
+}
+
+impl KeptStats {
+    /// The numbers of two logs together.
+    pub fn and(self, other: KeptStats) -> KeptStats {
+        KeptStats {
+            flushes: self.flushes + other.flushes,
+            rows: self.rows + other.rows,
+            bytes: self.bytes + other.bytes,
+            oldest_ms: earliest(self.oldest_ms, other.oldest_ms),
+        }
+    }
 }
 
 impl Kept {

@@ -4,35 +4,67 @@
 //! and writes to one row pipeline without waiting for the disk.
 
 mod shapes;
+mod taken;
 
-use crate::change::{CommitGroup, RowId, Shape};
+use crate::change::{Change, CommitGroup, RowId, Shape};
+use crate::grid::transaction::Nudge;
+use crate::hashing::Seeded;
+use crate::limits;
+use crate::locks::{Locks, TxId};
 use crate::log::RequestId;
 use crate::mistake::Mistake;
 use ripen_cachestore::catalog::Catalog;
 use ripen_pg::ids::TableOid;
 use ripen_pg::tuple::Tuple;
 use std::collections::hash_map::Entry;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
+use tokio::sync::oneshot;
 
 use shapes::Told;
 pub use shapes::Undrained;
+pub use taken::{Taken, Taking};
 
 /// Counts proposals in the order they were made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Proposal(pub u64);
 
 /// The overlay and the two counters that say how far the log has come. All of it is of one term: what was proposed in another is not built upon.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Leader {
+    /// Rows that open transactions have locked. Of this term only, like the overlay.
+    pub locks: Locks<oneshot::Sender<()>>,
+    /// How to tell transactions that have locks that somebody in Postgres wants their rows.
+    pub nudges: HashMap<TxId, Arc<Nudge>>,
+    /// Rows that somebody has waited for and that were deleted meanwhile: whatever stands under their keys now is not what he waits for.
+    pub gone: HashMap<TxId, BTreeSet<RowId>>,
     /// The term that this node leads in, once it has applied everything of earlier ones.
     term: Option<u64>,
     /// Requests that were proposed and not yet applied.
     asked: HashSet<RequestId>,
-    overlay: HashMap<RowId, Overlaid, foldhash::quality::RandomState>,
+    /// Writes that it was asked for.
+    pub taken: Taken,
+    overlay: HashMap<RowId, Overlaid, Seeded>,
     proposed: Proposal,
     applied: Proposal,
     told: Told,
+}
+
+impl Default for Leader {
+    fn default() -> Leader {
+        Leader {
+            locks: Locks::new(limits::ROW_LOCKS_MAX),
+            nudges: HashMap::new(),
+            gone: HashMap::new(),
+            term: None,
+            asked: HashSet::new(),
+            taken: Taken::default(),
+            overlay: HashMap::default(),
+            proposed: Proposal::default(),
+            applied: Proposal::default(),
+            told: Told::default(),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -100,6 +132,23 @@ impl Leader {
         &self.told
     }
 
+    /// The table is another log's from now on. Nothing of it may be on its way.
+    pub fn forget(&mut self, table: TableOid) {
+        self.told.forget(table);
+    }
+
+    /// Tells those who wait for rows that a group deletes, or puts others in their places, that they wait for nothing.
+    pub fn part(&mut self, group: &CommitGroup) {
+        for change in &group.rows {
+            if matches!(change.change, Change::Delete | Change::Put { .. }) {
+                for waiter in self.locks.waiting_for(&change.row) {
+                    let gone = self.gone.entry(waiter).or_default();
+                    gone.insert(change.row.clone());
+                }
+            }
+        }
+    }
+
     /// Notes a proposal. Call it in the order in which proposals enter the log's queue.
     pub fn propose(&mut self, group: &CommitGroup) -> Proposal {
         for change in &group.rows {
@@ -155,7 +204,7 @@ impl Leader {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::change::{Change, RowChange};
+    use crate::change::RowChange;
     use ripen_pg::ids::TableOid;
     use ripen_pg::key::Key;
     use ripen_pg::tuple::Datum;

@@ -2,6 +2,9 @@
 
 pub use ripen_cachestore::change;
 
+pub mod assignment;
+pub mod blocks;
+pub mod buffer;
 pub mod clock;
 pub mod cluster;
 pub mod desk;
@@ -9,10 +12,12 @@ pub mod feed;
 pub mod fences;
 pub mod flusher;
 pub mod grid;
+pub mod hashing;
 pub mod kept;
 pub mod leader;
 pub mod limits;
 pub mod loader;
+pub mod locks;
 pub mod log;
 pub mod machine;
 pub mod marks;
@@ -21,6 +26,7 @@ pub mod mistake;
 pub mod node;
 pub mod ownership;
 pub mod peers;
+pub mod queue;
 pub mod record;
 pub mod requester;
 pub mod requests;

@@ -130,3 +130,79 @@ pub const SETTLE_WAIT: Duration = Duration::from_secs(1);
 
 /// How long a read waits until a node that had lost its lease has heard what it missed: many times what an answer of the leader takes. Then it passes through.
 pub const CATCH_UP_WAIT: Duration = Duration::from_millis(500);
+
+/// Row locks of all open transactions together: some 200 bytes each. Reached: a transaction that wants more goes on in Postgres, a statement of its own passes through.
+pub const ROW_LOCKS_MAX: usize = 1_000_000;
+
+/// Rows that a transaction may have written, counted once for each savepoint. Reached: it goes on in Postgres.
+pub const TRANSACTION_ROWS_MAX: usize = 10_000;
+
+/// Bytes of those rows, as they are and as they were. Reached: the transaction goes on in Postgres.
+pub const TRANSACTION_BYTES_MAX: usize = 64 << 20;
+
+/// Bytes of such rows of all transactions that are open where the log is led. Reached: whoever writes more goes on in Postgres.
+pub const TRANSACTIONS_BYTES_MAX: usize = 1 << 30;
+
+/// Transaction blocks that a leader keeps for clients of all nodes: one per connection of a large cluster. Reached: further ones are Postgres's.
+pub const BLOCKS_MAX: usize = 10_000;
+
+/// Statements of blocks that a node has asked for and that are not answered yet: each may wait for rows, and fewer than one connection between nodes works on at a time, so that those who give the rows free come through. Reached: the block goes on in Postgres.
+pub const BLOCK_STEPS_MAX: usize = 800;
+
+/// How long an answer to a step of a block may take: as long as rows are locked. Whether the leader lives is found out by [`BLOCKS_WATCH`].
+pub const BLOCK_STEP_WAIT: Duration = Duration::from_secs(24 * 3600);
+
+/// How long the leader lets a node wait for news of its blocks. Then it asks again, which says that it lives.
+pub const BLOCKS_WATCH: Duration = Duration::from_millis(500);
+
+/// How long a node of which nothing is heard keeps its blocks, and how long a node keeps those of which nothing is heard: some of [`BLOCKS_WATCH`], on a busy machine, too.
+pub const BLOCKS_SILENCE: Duration = Duration::from_secs(3);
+
+/// How long a node waits for the leader's word that a block is over there. Then ROLLBACK is answered all the same, and a block that moves to Postgres has failed.
+pub const BLOCK_END_WAIT: Duration = Duration::from_secs(3);
+
+/// Rows of a keyed set. More are Postgres's business: a statement locks the shards of all of them. Reached: the set passes through for [`SET_TOO_LARGE_PAUSE_MS`].
+pub const SET_ROWS_MAX: usize = 1000;
+
+/// Sets that one statement may read. More pass through: each of them is looked up while the table's sets are locked.
+pub const SETS_AT_ONCE_MAX: usize = 1000;
+
+/// Rows of all sets that one statement reads or loads; as many as it may name by key. More are Postgres's business. Reached by a load: which of the sets have how many is not known, so all
+/// of them pass through for [`SET_TOO_LARGE_PAUSE_MS`].
+pub const SETS_ROWS_MAX: usize = 10_000;
+
+/// Candidates of a set, those that have left it since it was read last included. Reached: the set is given up.
+pub const SET_CANDIDATES_MAX: usize = 2 * SET_ROWS_MAX;
+
+/// How long a set that was too large is not looked at again, in milliseconds.
+pub const SET_TOO_LARGE_PAUSE_MS: u64 = 10_000;
+
+/// Ways (lists of columns) by which the rows of one table are gathered into sets: each costs something at every change of a row. Reached: further ones pass through.
+pub const SET_FAMILIES_MAX: usize = 8;
+
+/// Rows of a table that are not known any more while sets of it are. Reached: the table's sets are given up.
+pub const SET_STRAYS_MAX: usize = 256;
+
+/// Rows of a table with changes on an unknown base, any of which may be in any set. Reached: sets of the table pass through until they are loaded.
+pub const SET_BLIND_MAX: usize = 64;
+
+/// Rows that change while a set is loaded. Reached: the rows that the load has found are not kept, only which they are.
+pub const SET_TOUCHED_MAX: usize = 4096;
+
+/// Bytes that a set takes beside its candidates.
+pub const SET_OVERHEAD_BYTES: usize = 200;
+
+/// Bytes that a candidate of a set takes.
+pub const SET_MEMBER_BYTES: usize = 48;
+
+/// Part of the memory for rows that sets may take beside their rows. Reached: those that were not read lately are given up.
+pub const SET_MEMORY_PART: u64 = 8;
+
+/// Loads of sets under way at once. Reached: further ones wait.
+pub const SET_LOADS_AT_ONCE_MAX: usize = 2;
+
+/// Times that a reader looks at a set which changes under its hands. Reached: the statement passes through.
+pub const SET_READ_ATTEMPTS_MAX: usize = 8;
+
+/// Stack of a thread that carries tasks: a session waits at depths that in a debug build take more than the usual 2 MiB. Only what is used takes memory. Exceeded, the process ends.
+pub const THREAD_STACK_BYTES: usize = 16 << 20;

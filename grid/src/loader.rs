@@ -1,11 +1,14 @@
 //! Loads rows that memory misses, each once for all who wait, the misses of concurrent sessions in one query. Does; what a loaded row means beside the changes
 //! that passed meanwhile is decided in `rows`.
 
+mod sets;
+
 use crate::change::RowId;
 use crate::limits;
 use crate::mistake::Mistake;
 use crate::peers::{Asked, Peers, Route};
 use crate::record::Record;
+use crate::rows::sets::SetIds;
 use crate::rows::{LoadTicket, Moment, Rows};
 use ripen_cachestore::StoreError;
 use ripen_cachestore::catalog::Catalog;
@@ -17,6 +20,8 @@ use std::sync::{Arc, OnceLock, Weak};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+
+use sets::SetLoader;
 
 /// Gives the newest catalog. The loader must not keep an old one.
 pub type CatalogSource = Arc<dyn Fn() -> Arc<Catalog> + Send + Sync>;
@@ -39,6 +44,9 @@ pub enum LoadError {
     /// Other nodes may have flushed what this one does not know of: its row could not be told from what lies on top.
     #[error("this node is cut off from the others")]
     CutOff,
+    /// There are too many ways already by which rows of the table are gathered.
+    #[error("the table's rows are gathered in too many ways")]
+    Crowded,
     /// Changes kept passing by.
     #[error("the rows change faster than they can be loaded")]
     Contended,
@@ -53,6 +61,7 @@ pub struct Loader {
     rows: Arc<Rows>,
     requests: mpsc::Sender<Request>,
     queries: Arc<AtomicU64>,
+    sets: Arc<SetLoader>,
     /// Other nodes, which may be asked first. Not held: they load by this loader, too.
     peers: Arc<OnceLock<Weak<Peers>>>,
 }
@@ -90,6 +99,13 @@ impl Loader {
         let loader = Loader {
             rows: rows.clone(),
             requests,
+            sets: Arc::new(SetLoader::new(
+                rows.clone(),
+                store.clone(),
+                catalog.clone(),
+                settled.clone(),
+                sure.clone(),
+            )),
             queries: queries.clone(),
             peers: Arc::default(),
         };
@@ -184,6 +200,11 @@ impl Loader {
             wait.ended().await;
         }
         Ok(())
+    }
+
+    /// Loads sets and their rows, those that are not known, by one statement, or waits for whoever loads them already. Cancel safe: who waits beside loads them then.
+    pub async fn load_sets(&self, sets: &SetIds) -> Result<(), LoadError> {
+        self.sets.load(sets, &self.queries).await
     }
 
     async fn hand_in(&self, request: Request) -> Result<(), LoadError> {

@@ -35,7 +35,7 @@ pub use command::{
     RequestId,
 };
 pub use error::LogError;
-pub use leadership::Leadership;
+pub use leadership::{Leadership, Role};
 pub(crate) use limits::PROMISE_MS;
 pub use members::{Members, Reach};
 pub use network::Peers;
@@ -49,9 +49,10 @@ use bytes::Bytes;
 use disk::{Disk, OsDisk};
 use health::{Health, add, get};
 use index::SharedIndex;
-use limits::SEGMENT_BYTES;
+use limits::{SEGMENT_BYTES, SNAPSHOT_WAIT};
 use open::Member;
 use openraft::Raft;
+use openraft::async_runtime::WatchReceiver;
 use raft::Types;
 use ripen_cachestore::progress::LogIdentity;
 use segments::Directory;
@@ -183,6 +184,26 @@ pub struct LogStats {
     pub queued: u64,
 }
 
+impl LogStats {
+    /// The numbers of two logs together. How far they are applied cannot be told as one number: that of the further one.
+    pub fn and(self, other: LogStats) -> LogStats {
+        LogStats {
+            disk_bytes: self.disk_bytes + other.disk_bytes,
+            log_bytes: self.log_bytes + other.log_bytes,
+            applied: self.applied.max(other.applied),
+            commands: self.commands + other.commands,
+            entries: self.entries + other.entries,
+            batches: self.batches + other.batches,
+            syncs: self.syncs + other.syncs,
+            sync_us: self.sync_us + other.sync_us,
+            batch_entries_max: self.batch_entries_max.max(other.batch_entries_max),
+            entry_commands_max: self.entry_commands_max.max(other.entry_commands_max),
+            snapshots: self.snapshots + other.snapshots,
+            queued: self.queued + other.queued,
+        }
+    }
+}
+
 /// An open log. Clones share it; when the last is dropped, the log shuts down in the background.
 #[derive(Clone)]
 pub struct Log {
@@ -309,6 +330,32 @@ impl Log {
             let _ = refused.waiter.send(Err(self.inner.health.why_stopped()));
         }
         Ticket { result }
+    }
+
+    /// Writes a snapshot of everything that was applied before this call, unless there is one: it is on disk when this returns, and a start reads nothing before it. Cancel safe.
+    ///
+    /// # Errors
+    /// When the log has ended.
+    pub(crate) async fn save(&self) -> Result<(), LogError> {
+        let upto = self.applied().0;
+        let mut metrics = self.inner.raft.metrics();
+        loop {
+            let saved = metrics
+                .borrow_and_update()
+                .snapshot
+                .as_ref()
+                .map(|id| id.index);
+            if saved.is_some_and(|saved| saved >= upto) {
+                return Ok(());
+            }
+            // One that is being written already may not contain it: then there is another after it.
+            let triggered = self.inner.raft.trigger().snapshot().await;
+            triggered.map_err(|_| self.inner.health.why_stopped())?;
+            let changed = metrics.changed();
+            if let Ok(Err(_)) = tokio::time::timeout(SNAPSHOT_WAIT, changed).await {
+                return Err(self.inner.health.why_stopped());
+            }
+        }
     }
 
     /// The term this node leads in; grows with every opening and every change of leader.

@@ -14,6 +14,7 @@ use crate::ownership::Ownership;
 use crate::requests::Requests;
 use crate::rows::Rows;
 use crate::rows::layer::{Flight, Layer, Stage};
+use crate::rows::slot::Confirms;
 use crate::schedule::{Inner, OpenFlush, Schedule};
 use crate::scope::Scope;
 use parking_lot::Mutex;
@@ -27,13 +28,15 @@ use tokio::sync::watch;
 
 mod stored;
 
-/// Says whether the stream will confirm flushes of a table.
-pub type Follows = Arc<dyn Fn(TableOid) -> bool + Send + Sync>;
+/// Says who tells where flushes of a table were committed.
+pub type ConfirmedBy = Arc<dyn Fn(TableOid) -> Confirms + Send + Sync>;
 
 /// See the module.
 pub struct GridMachine {
     /// Rows of the node.
     pub rows: Arc<Rows>,
+    /// Whether the node has no other log: then all rows with changes are this one's.
+    pub sole: bool,
     /// What is on its way to Postgres.
     pub schedule: Arc<Schedule>,
     /// The overlay, to be told what has been applied.
@@ -42,8 +45,8 @@ pub struct GridMachine {
     pub applied: watch::Sender<Proposal>,
     /// False while the log is being replayed: what it holds then was not proposed by this process.
     pub live: Arc<AtomicBool>,
-    /// See [`Follows`].
-    pub follows: Follows,
+    /// See [`ConfirmedBy`].
+    pub confirms: ConfirmedBy,
     /// What is held for transactions of all nodes.
     pub requests: Arc<Mutex<Requests>>,
     /// What that means for memory.
@@ -94,7 +97,12 @@ impl Machine for GridMachine {
         let mut requests = self.requests.lock();
         let before: Vec<Scope> = requests.scopes().cloned().collect();
         let mut inner = self.schedule.inner.lock();
-        let loaded = stored::load(bytes, index, &self.rows, &mut inner, &mut requests);
+        match self.sole {
+            true => self.rows.clear(index),
+            // Only what was read before this snapshot can be in memory.
+            false => self.rows.clear_rows(&inner.rows()),
+        }
+        let loaded = stored::load(bytes, &self.rows, &mut inner, &mut requests);
         loaded.map_err(|error| error.to_string())?;
         requests
             .scopes()
@@ -111,7 +119,9 @@ impl Machine for GridMachine {
             self.ownership.feed.doubt();
             self.catalog_changes.send_modify(|changes| *changes += 1);
         }
-        self.home.set(inner.home, true);
+        if self.sole {
+            self.home.set(inner.home, true);
+        }
         self.schedule.set_clock(inner.ripening.newest_ms());
         self.schedule.publish(&inner);
         Ok(())
@@ -158,6 +168,7 @@ impl GridMachine {
             }
             Command::Forget(process) => self.requests.lock().forget(process),
             Command::TakenOver => self.schedule.inner.lock().taken_over = true,
+            Command::Left(tables) => self.left(&tables),
         }
     }
 
@@ -203,6 +214,22 @@ impl GridMachine {
         self.leader.lock().apply(proposed.term, group);
     }
 
+    /// Nothing of these tables is on its way. What has yet to be confirmed is forgotten: the numbers of flushes mean others where the tables go.
+    fn left(&self, tables: &[TableOid]) {
+        let mut inner = self.schedule.inner.lock();
+        let mut forgotten = Vec::new();
+        for rows in inner.unconfirmed.values_mut() {
+            let of_others = |row: &RowId| !tables.contains(&row.table);
+            forgotten.extend(rows.iter().filter(|row| !of_others(row)).cloned());
+            rows.retain(of_others);
+        }
+        inner.unconfirmed.retain(|_, rows| !rows.is_empty());
+        tables
+            .iter()
+            .for_each(|table| drop(inner.shapes.remove(table)));
+        self.rows.drop_rows(&forgotten);
+    }
+
     fn flush_start(&self, start: FlushStart, live: bool) {
         let mut inner = self.schedule.inner.lock();
         if inner.open.is_some() || start.seq.0 != inner.last_seq.0 + 1 {
@@ -243,13 +270,7 @@ impl GridMachine {
         }
         groups.retain(|group: &CommitGroup| !group.rows.is_empty());
         if !groups.is_empty() {
-            let bytes = taken.iter().flatten().map(|taken| taken.bytes).sum();
-            inner.open = Some(Arc::new(OpenFlush {
-                seq: start.seq,
-                groups,
-                taken,
-                bytes,
-            }));
+            inner.open = Some(Arc::new(OpenFlush::new(start.seq, groups, taken)));
         }
         self.schedule.publish(&inner);
     }
@@ -313,7 +334,7 @@ impl GridMachine {
         rows.retain(|row| !dead.contains(row));
         let waiting = self
             .rows
-            .flushed(open.seq, &rows, |table| (self.follows)(table));
+            .flushed(open.seq, &rows, |table| (self.confirms)(table));
         let forget = Schedule::await_confirmation(inner, open.seq, waiting);
         self.rows.drop_rows(&forget);
     }
@@ -357,3 +378,6 @@ pub(crate) fn layer(change: Change, flushing: Option<crate::change::FlushSeq>) -
     let stage = flight.map_or(Stage::Pending, Stage::Flushing);
     Layer { change, stage }
 }
+
+#[cfg(test)]
+mod tests;

@@ -27,6 +27,8 @@ pub enum Mistake {
     EagerRefusal,
     /// A request that comes again is carried out again.
     TwiceDone,
+    /// A copy of a request that was refused is carried out.
+    LateCopy,
     /// A hold does not wait for what is pending.
     UndrainedHold,
 }

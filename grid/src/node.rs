@@ -1,4 +1,4 @@
-//! Puts a node's grid together from its log directory, and takes it apart again in order. The one place where the grid's tasks start.
+//! Puts a node's grid together from its logs' directories, and takes it apart again in order. The one place where the grid's tasks start.
 
 use crate::clock::QueueClock;
 use crate::cluster::{Desk, Member, MemberError, MemberOptions};
@@ -15,18 +15,22 @@ use crate::machine::GridMachine;
 use crate::marks::Marks;
 use crate::ownership::Ownership;
 use crate::peers::{PeerParts, Peers};
+use crate::queue::{LogNumber, Queue};
 use crate::record::Record;
 use crate::requester::{self, Requester};
+use crate::requests::Requests;
 use crate::rows::{Clock, Rows};
 use crate::schedule::Schedule;
 use crate::thread::{RuntimeThread, Waits};
+use futures_util::future::join_all;
 use parking_lot::Mutex;
+use ripen_cachestore::home::Home;
 use ripen_cachestore::progress::LogKey;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 /// What a node is made of beside its log.
@@ -43,7 +47,7 @@ pub struct NodeParts {
     pub memory_max_bytes: u64,
     /// Part of it for near copies of rows that other nodes own.
     pub near_share: f64,
-    /// The log's number in `ripen.progress`.
+    /// The first log's number in `ripen.progress`; the others follow.
     pub log_number: i32,
     /// This process, in words: what others who want to write there are told.
     pub holder: String,
@@ -82,9 +86,9 @@ pub struct Node {
     pub loader: JoinHandle<()>,
     /// This node in its cluster.
     pub member: Option<Member>,
-    log: Log,
+    logs: Vec<Log>,
     log_number: i32,
-    log_thread: RuntimeThread,
+    log_threads: Vec<RuntimeThread>,
     stop: CancellationToken,
 }
 
@@ -94,119 +98,100 @@ impl Node {
     /// # Errors
     /// When the log cannot be opened, or no node of the cluster to be joined says which it is.
     pub async fn open(log: LogOptions, parts: NodeParts) -> Result<Node, NodeError> {
-        let (rows, feed, schedule) = (
-            Arc::new(Rows::new(parts.memory_max_bytes, parts.age_clock)),
-            Arc::new(Feed::default()),
-            Arc::new(Schedule::default()),
+        Node::open_several(vec![log], parts).await
+    }
+
+    /// [`Node::open`] with several logs, of a node alone. Each has the same place in `logs` for ever.
+    ///
+    /// # Errors
+    /// The same.
+    pub async fn open_several(
+        logs: Vec<LogOptions>,
+        mut parts: NodeParts,
+    ) -> Result<Node, NodeError> {
+        let shared = Shared::new(&parts, logs.len());
+        let mut cluster = parts.cluster.take();
+        assert!(
+            cluster.is_none() || logs.len() == 1,
+            "a cluster has one log"
         );
-        rows.share_near(parts.near_share);
-        rows.measure_by(feed.position_cell());
-        let leader = Arc::new(Mutex::new(Leader::default()));
-        let (applied, watch_applied) = watch::channel(Proposal::default());
-        let ownership = Ownership {
-            rows: rows.clone(),
-            fences: Arc::new(Fences::default()),
-            feed: feed.clone(),
-            marks: Arc::new(Marks::new(((parts.chance)() * f64::from(u32::MAX)) as u32)),
-        };
-        let (asked, catalog_changes) = (Arc::default(), Arc::new(watch::Sender::new(0)));
-        let watch_catalog = catalog_changes.subscribe();
-        let live = Arc::new(AtomicBool::new(false));
-        let follows = feed.clone();
-        let machine = GridMachine {
-            rows: rows.clone(),
-            schedule: schedule.clone(),
-            leader: leader.clone(),
-            applied: applied.clone(),
-            live: live.clone(),
-            follows: Arc::new(move |table| follows.follows(table)),
-            requests: Arc::clone(&asked),
-            ownership: ownership.clone(),
-            catalog_changes,
-            home: parts.store.home().clone(),
-        };
-        let waits = match parts.cluster {
-            Some(_) => Waits::TimeAndSockets,
-            None => Waits::Time,
-        };
-        let log_thread = match log.disk.waiting() {
-            Waiting::Blocks => RuntimeThread::start("log", waits)
-                .map_err(|error| LogError::io("start a thread for", &log.dir, error))?,
-            Waiting::Pauses(_) => RuntimeThread::here(),
-        };
-        let (log, member) = match parts.cluster {
-            Some(options) => {
-                let opened = Member::open(log_thread.runtime(), options, log, machine);
-                let member = opened.await?;
-                (member.log.clone(), Some(member))
-            }
-            None => {
-                let opened = Log::open_on(log_thread.runtime(), log, machine);
-                (opened.await?, None)
-            }
-        };
-        live.store(true, Ordering::SeqCst);
         let stop = CancellationToken::new();
-        let (lead, leads) = watch::channel(None);
-        let leading = Leading {
-            leader: leader.clone(),
-            applied,
-            lead,
-        };
-        leading.follow(&log);
-        if member.is_some() {
-            tokio::spawn(leading.run(log.clone(), stop.clone()));
+        let (mut member, mut opened) = (None, Vec::with_capacity(logs.len()));
+        for (number, options) in (0..).map(LogNumber).zip(logs) {
+            let (one, joined) = OpenLog::open(number, &shared, options, cluster.take()).await?;
+            member = member.or(joined);
+            opened.push(one);
         }
-        let (settled, watch_settled) = watch::channel(false);
+        let has_peers = member.is_some();
+        let standbys = Standbys::new(std::mem::take(&mut parts.standbys));
+        let (flush_stats, turn) = (
+            Arc::new(FlushStats::default()),
+            Arc::<tokio::sync::Mutex<()>>::default(),
+        );
+        let (mut queues, mut flushers, mut log_threads) = (Vec::new(), Vec::new(), Vec::new());
+        for one in opened {
+            let (flushes, requests) = mpsc::unbounded_channel();
+            let (settled, watch_settled) = watch::channel(false);
+            let leads = one.leading.leads();
+            flushers.push(Flusher {
+                standbys: standbys.clone(),
+                unsettled: false,
+                log: one.log.clone(),
+                log_number: parts.log_number + i32::from(one.number.0),
+                holder: parts.holder.clone(),
+                claimed: parts.claimed.clone(),
+                store: parts.store.clone(),
+                catalog: parts.catalog.clone(),
+                rows: shared.ownership.rows.clone(),
+                schedule: one.schedule.clone(),
+                pace: parts.pace.clone(),
+                requests,
+                settled,
+                clock: parts.clock,
+                time: QueueClock::default(),
+                chance: parts.chance,
+                stats: flush_stats.clone(),
+                held_up: Default::default(),
+                leads,
+                has_peers,
+                turn: turn.clone(),
+            });
+            queues.push(Queue {
+                number: one.number,
+                schedule: one.schedule,
+                settled: watch_settled,
+                leader: one.leading.leader.clone(),
+                applied: one.leading.applied.subscribe(),
+                log: one.log.clone(),
+                flushes,
+            });
+            if has_peers {
+                tokio::spawn(one.leading.run(one.log, stop.clone()));
+            }
+            log_threads.push(one.thread);
+        }
         let handle = member.as_ref().map(Member::handle);
         let sure = handle.clone();
-        // Among several, the log names a flush's transaction to all before it commits, so there is nothing to be settled first.
-        let loads_at_once = watch::Sender::new(true).subscribe();
         let (loader, run_loader) = Loader::new(
-            rows.clone(),
+            shared.ownership.rows.clone(),
             parts.store.clone(),
             parts.catalog.clone(),
-            match &handle {
-                Some(_) => loads_at_once,
-                None => watch_settled.clone(),
+            match has_peers {
+                // Among several, the log names a flush's transaction to all before it commits, so there is nothing to be settled first.
+                true => watch::Sender::new(true).subscribe(),
+                false => all(queues.iter().map(|queue| queue.settled.clone()).collect()),
             },
             Arc::new(move || sure.as_ref().is_none_or(|member| member.may_read())),
             stop.clone(),
         );
-        let peers_catalog = parts.catalog.clone();
-        let (flushes, requests) = mpsc::unbounded_channel();
-        let flush_stats = Arc::new(FlushStats::default());
-        let (home, standbys) = (parts.store.home().clone(), Standbys::new(parts.standbys));
-        let flusher = Flusher {
-            standbys: standbys.clone(),
-            unsettled: false,
-            log: log.clone(),
-            log_number: parts.log_number,
-            holder: parts.holder,
-            claimed: parts.claimed,
-            store: parts.store,
-            catalog: parts.catalog,
-            rows: rows.clone(),
-            schedule: schedule.clone(),
-            pace: parts.pace,
-            requests,
-            settled,
-            clock: parts.clock,
-            time: QueueClock::default(),
-            chance: parts.chance,
-            stats: flush_stats.clone(),
-            held_up: Default::default(),
-            leads,
-            has_peers: member.is_some(),
-        };
         let peers = handle.clone().map(|member| {
             let parts = PeerParts {
-                rows: rows.clone(),
-                feed: feed.clone(),
-                fences: ownership.fences.clone(),
-                log: log.clone(),
+                rows: shared.ownership.rows.clone(),
+                feed: shared.ownership.feed.clone(),
+                fences: shared.ownership.fences.clone(),
+                log: queues[0].log.clone(),
                 member,
-                catalog: peers_catalog,
+                catalog: parts.catalog,
                 loader: loader.clone(),
             };
             let (peers, run) = Peers::new(parts, stop.clone());
@@ -214,31 +199,34 @@ impl Node {
             tokio::spawn(run);
             peers
         });
+        let logs = queues.iter().map(|queue| queue.log.clone()).collect();
         let (requester, releases) = handle.map(Requester::new).unzip();
+        let ownership = shared.ownership;
         let grid = Grid {
-            rows,
+            rows: ownership.rows.clone(),
             peers,
             fences: ownership.fences.clone(),
             aside: Arc::new(Fences::default()),
-            feed,
-            schedule,
+            feed: ownership.feed.clone(),
+            queues,
+            tables: Default::default(),
             marks: ownership.marks.clone(),
-            requests: asked,
-            catalog_changes: watch_catalog,
+            requests: shared.requests,
+            catalog_changes: shared.catalog_changes.subscribe(),
             requester,
             writer: Default::default(),
-            home: home.clone(),
-            standbys: standbys.clone(),
+            host: Default::default(),
+            home: shared.home,
+            standbys,
             ownership,
             wait_stats: Default::default(),
             flush_stats,
-            leader,
-            applied: watch_applied,
-            settled: watch_settled,
-            log: log.clone(),
             loader,
-            flushes,
             options: parts.options,
+            transactions: Default::default(),
+            unlocked: Default::default(),
+            nudging: Default::default(),
+            buffered: Default::default(),
         };
         let grid = Arc::new(grid);
         if let Some(member) = grid.member() {
@@ -259,29 +247,36 @@ impl Node {
         Ok(Node {
             grid,
             member,
-            flusher: tokio::spawn(flusher.run(stop.clone())),
+            flusher: tokio::spawn(flush(flushers, stop.clone())),
             loader: tokio::spawn(run_loader),
-            log,
+            logs,
             log_number: parts.log_number,
-            log_thread,
+            log_threads,
             stop,
         })
     }
 
-    /// The log as the system of record knows it.
-    pub fn key(&self) -> LogKey {
-        LogKey {
-            number: self.log_number,
-            identity: self.log.identity(),
-        }
+    /// The logs as the system of record knows them.
+    pub fn keys(&self) -> Vec<LogKey> {
+        let numbered = (self.log_number..).zip(&self.logs);
+        let key = |(number, log): (i32, &Log)| LogKey {
+            number,
+            identity: log.identity(),
+        };
+        numbered.map(key).collect()
     }
 
-    /// The log, to be watched for its failure: the process must stop acknowledging then.
+    /// The first log.
     pub fn log(&self) -> Log {
-        self.log.clone()
+        self.logs[0].clone()
     }
 
-    /// Stops the tasks, then the log. What is pending stays on disk. Not cancel safe.
+    /// The logs, to be watched for their failure: the process must stop acknowledging then.
+    pub fn logs(&self) -> &[Log] {
+        &self.logs
+    }
+
+    /// Stops the tasks, then the logs. What is pending stays on disk. Not cancel safe.
     pub async fn close(self) {
         self.stop.cancel();
         // A task that panicked has said so. One that has ended may have been asked already, and must not be asked twice.
@@ -293,13 +288,147 @@ impl Node {
         }
         match self.member {
             Some(member) => member.close().await,
-            None => self.log.shutdown().await,
+            None => drop(join_all(self.logs.into_iter().map(Log::shutdown)).await),
         }
-        self.log_thread.stop().await;
+        for thread in self.log_threads {
+            thread.stop().await;
+        }
     }
 }
 
+/// What all logs of a node share.
+struct Shared {
+    /// How many there are.
+    logs: usize,
+    ownership: Ownership,
+    requests: Arc<Mutex<Requests>>,
+    catalog_changes: Arc<watch::Sender<u64>>,
+    home: Arc<Home>,
+}
+
+impl Shared {
+    fn new(parts: &NodeParts, logs: usize) -> Shared {
+        let rows = Rows::new(parts.memory_max_bytes, parts.age_clock.clone());
+        let feed = Arc::new(Feed::default());
+        rows.share_near(parts.near_share);
+        rows.measure_by(feed.position_cell());
+        Shared {
+            logs,
+            ownership: Ownership {
+                rows: Arc::new(rows),
+                fences: Arc::new(Fences::default()),
+                feed,
+                marks: Arc::new(Marks::new(((parts.chance)() * f64::from(u32::MAX)) as u32)),
+            },
+            requests: Arc::default(),
+            catalog_changes: Arc::new(watch::Sender::new(0)),
+            home: parts.store.home().clone(),
+        }
+    }
+}
+
+/// A log that is open, with what it acts on.
+struct OpenLog {
+    number: LogNumber,
+    log: Log,
+    thread: RuntimeThread,
+    schedule: Arc<Schedule>,
+    leading: Leading,
+}
+
+impl OpenLog {
+    async fn open(
+        number: LogNumber,
+        shared: &Shared,
+        options: LogOptions,
+        cluster: Option<MemberOptions>,
+    ) -> Result<(OpenLog, Option<Member>), NodeError> {
+        let (schedule, leading) = (Arc::new(Schedule::default()), Leading::default());
+        let live = Arc::new(AtomicBool::new(false));
+        let feed = shared.ownership.feed.clone();
+        let machine = GridMachine {
+            rows: shared.ownership.rows.clone(),
+            sole: shared.logs == 1,
+            schedule: schedule.clone(),
+            leader: leading.leader.clone(),
+            applied: leading.applied.clone(),
+            live: live.clone(),
+            confirms: Arc::new(move |table| feed.confirms(table)),
+            // What nodes ask of each other is asked of the first: only a cluster asks, and it has one log.
+            requests: match number {
+                LogNumber(0) => shared.requests.clone(),
+                _ => Arc::default(),
+            },
+            ownership: shared.ownership.clone(),
+            catalog_changes: shared.catalog_changes.clone(),
+            home: shared.home.clone(),
+        };
+        let waits = match cluster {
+            Some(_) => Waits::TimeAndSockets,
+            None => Waits::Time,
+        };
+        let thread = match options.disk.waiting() {
+            Waiting::Blocks => RuntimeThread::start("log", waits)
+                .map_err(|error| LogError::io("start a thread for", &options.dir, error))?,
+            Waiting::Pauses(_) => RuntimeThread::here(),
+        };
+        let (log, member) = match cluster {
+            Some(cluster) => {
+                let opened = Member::open(thread.runtime(), cluster, options, machine);
+                let member = opened.await?;
+                (member.log.clone(), Some(member))
+            }
+            None => {
+                let opened = Log::open_on(thread.runtime(), options, machine);
+                (opened.await?, None)
+            }
+        };
+        live.store(true, Ordering::SeqCst);
+        leading.follow(&log);
+        let opened = OpenLog {
+            number,
+            log,
+            thread,
+            schedule,
+            leading,
+        };
+        Ok((opened, member))
+    }
+}
+
+/// Each flusher carries its own log's changes. Ends with the first that must not go on, or when all have been stopped.
+async fn flush(flushers: Vec<Flusher>, stop: CancellationToken) -> Result<(), FlusherError> {
+    let mut running = JoinSet::new();
+    for flusher in flushers {
+        running.spawn(flusher.run(stop.clone()));
+    }
+    while let Some(ended) = running.join_next().await {
+        // A panic of one is a panic of all.
+        ended.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
+    }
+    Ok(())
+}
+
+/// True from when all of them have been.
+fn all(mut of: Vec<watch::Receiver<bool>>) -> watch::Receiver<bool> {
+    if of.len() == 1 {
+        return of.remove(0);
+    }
+    let (all, watch_all) = watch::channel(false);
+    tokio::spawn(async move {
+        for one in &mut of {
+            if one.wait_for(|is| *is).await.is_err() {
+                return;
+            }
+        }
+        all.send_replace(true);
+        all.closed().await;
+    });
+    watch_all
+}
+
 /// Tells the parts of a node whether it leads.
+#[derive(Default)]
 struct Leading {
     leader: Arc<Mutex<Leader>>,
     applied: watch::Sender<Proposal>,
@@ -307,6 +436,10 @@ struct Leading {
 }
 
 impl Leading {
+    fn leads(&self) -> watch::Receiver<Option<u64>> {
+        self.lead.subscribe()
+    }
+
     fn follow(&self, log: &Log) {
         let now = *log.leadership().borrow();
         let term = now.here.then_some(now.term);

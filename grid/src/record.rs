@@ -5,7 +5,7 @@ use futures_util::future::BoxFuture;
 use ripen_cachestore::catalog::{Catalog, Epoch, Relation};
 use ripen_cachestore::flush::{Again, FlushBatch, FlushOutcome};
 use ripen_cachestore::home::Home;
-use ripen_cachestore::load::Loaded;
+use ripen_cachestore::load::{Gathering, Loaded};
 use ripen_cachestore::progress::{FlushFate, LogKey, Taken, Taker};
 use ripen_cachestore::standing::Standing;
 use ripen_cachestore::{Store, StoreError};
@@ -57,6 +57,13 @@ pub trait Record: Send + Sync + 'static {
         catalog: &'a Catalog,
         relation: &'a Relation,
         keys: &'a [Key],
+    ) -> Asked<'a, Loaded>;
+    /// See [`Store::load_sets`].
+    fn load_sets<'a>(
+        &'a self,
+        catalog: &'a Catalog,
+        relation: &'a Relation,
+        sets: Gathering<'a>,
     ) -> Asked<'a, Loaded>;
 }
 
@@ -118,5 +125,14 @@ impl Record for Store {
         keys: &'a [Key],
     ) -> Asked<'a, Loaded> {
         Box::pin(Store::load_rows(self, catalog, relation, keys))
+    }
+
+    fn load_sets<'a>(
+        &'a self,
+        catalog: &'a Catalog,
+        relation: &'a Relation,
+        sets: Gathering<'a>,
+    ) -> Asked<'a, Loaded> {
+        Box::pin(Store::load_sets(self, catalog, relation, sets))
     }
 }

@@ -8,6 +8,7 @@ use crate::log::{HoldEnd, Leadership, LogError, RequestId};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use std::collections::BTreeSet;
+use std::io;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
@@ -48,6 +49,17 @@ impl Drop for Open {
     fn drop(&mut self) {
         self.numbers.lock().open.remove(&self.id.number);
     }
+}
+
+/// What came of asking once.
+#[derive(Debug)]
+pub enum Once {
+    /// The leader has answered.
+    Answered(Answer),
+    /// It has not. What it was asked may have been carried out.
+    Unanswered,
+    /// It is of a version that does not know such questions.
+    TooOld,
 }
 
 /// Ends of holds that the leader has yet to hear of.
@@ -91,12 +103,13 @@ impl Requester {
     ) -> Result<Bytes, GridError> {
         let deadline = Instant::now() + patience;
         let mut leadership = self.member.leadership();
-        let question = request.encode();
+        let mut request = request.clone();
         loop {
             let now = *leadership.borrow_and_update();
+            request.ask_in(now.term);
             let left = deadline.saturating_duration_since(Instant::now());
             let answer = tokio::select! {
-                answer = self.attempt(grid, request, &question, now.here, left) => answer,
+                answer = self.attempt(grid, &request, now.here, left) => answer,
                 // Whoever was asked may never answer.
                 () = changed(leadership.clone(), now.leader) => Answer::Elsewhere,
                 () = tokio::time::sleep_until(deadline) => return Err(GridError::NoLeader),
@@ -116,21 +129,53 @@ impl Requester {
         }
     }
 
+    /// Asks the leader of that term, once. Dropped, it may be carried out all the same.
+    pub async fn ask_once(
+        &self,
+        grid: &Grid,
+        request: &Request,
+        term: u64,
+        patience: Duration,
+    ) -> Once {
+        let leadership = self.member.leadership();
+        let now = *leadership.borrow();
+        if now.term != term || now.leader.is_none() {
+            return Once::Answered(Answer::Elsewhere);
+        }
+        if now.here {
+            let serving = grid.serve(request.clone());
+            return match tokio::time::timeout(patience, serving).await {
+                Ok(answer) => Once::Answered(answer),
+                Err(_) => Once::Unanswered,
+            };
+        }
+        let asking = self
+            .member
+            .ask_leader(request.encode(), request.lane(), patience);
+        tokio::select! {
+            asked = asking => match asked {
+                Ok(answer) => Answer::decode(&answer).map_or(Once::Unanswered, Once::Answered),
+                Err(error) if error.kind() == io::ErrorKind::Unsupported => Once::TooOld,
+                Err(_) => Once::Unanswered,
+            },
+            // Whoever was asked may never answer.
+            () = replaced(leadership.clone(), term) => Once::Unanswered,
+        }
+    }
+
     async fn attempt(
         &self,
         grid: &Grid,
         request: &Request,
-        question: &Bytes,
         here: bool,
         patience: Duration,
     ) -> Answer {
         if here {
             return grid.serve(request.clone()).await;
         }
-        let soon = matches!(request, Request::Release(..) | Request::CatalogChanged);
         let asked = self
             .member
-            .ask_leader(question.clone(), soon, patience)
+            .ask_leader(request.encode(), request.lane(), patience)
             .await;
         asked
             .ok()
@@ -142,6 +187,14 @@ impl Requester {
     pub(crate) fn release(&self, id: RequestId, end: HoldEnd) {
         // Without anybody to carry it, this process ends, and with it all that it holds.
         let _ = self.releases.send((id, end));
+    }
+}
+
+/// Until another term than that has a leader.
+async fn replaced(mut leadership: watch::Receiver<Leadership>, term: u64) {
+    let other = |now: &Leadership| now.term != term && now.leader.is_some();
+    if leadership.wait_for(other).await.is_err() {
+        std::future::pending().await
     }
 }
 

@@ -163,6 +163,11 @@ impl Requests {
             .collect()
     }
 
+    /// Whether anything is held for transactions of that process.
+    pub fn holds_for(&self, process: u64) -> bool {
+        self.holds.keys().any(|id| id.process == process)
+    }
+
     /// All scopes that are held for transactions.
     pub fn held(&self) -> Vec<HeldScope> {
         self.holds.values().cloned().collect()
@@ -229,7 +234,9 @@ mod tests {
         // A request that was given up ends before it comes.
         assert_eq!(requests.release(&[id(1, 2)], HoldEnd::Unchanged), []);
         assert!(!requests.hold(held(id(1, 2), 1, false)));
+        assert!(!requests.holds_for(1));
         assert!(requests.hold(held(id(1, 9), 9, false)));
+        assert!(requests.holds_for(1) && !requests.holds_for(2));
         assert!(!requests.hold(held(id(1, 2), 1, false)));
     }
 

@@ -8,6 +8,7 @@ use crate::machine::GridMachine;
 use crate::marks::Marks;
 use crate::ownership::Ownership;
 use crate::rows::Rows;
+use crate::rows::slot::Confirms;
 use crate::schedule::{Schedule, ScheduleStats};
 use crate::settlement::Known;
 use parking_lot::Mutex;
@@ -92,13 +93,14 @@ fn machine() -> (GridMachine, Arc<Schedule>) {
         marks: Arc::new(Marks::new(0)),
     };
     let machine = GridMachine {
+        sole: true,
         home: Arc::default(),
         rows,
         schedule: schedule.clone(),
         leader: Arc::new(Mutex::new(Leader::default())),
         applied: watch::Sender::new(Proposal::default()),
         live: Arc::new(AtomicBool::new(false)),
-        follows: Arc::new(|_| false),
+        confirms: Arc::new(|_| Confirms::Nobody),
         requests: Arc::default(),
         ownership,
         catalog_changes: Arc::new(watch::Sender::new(0)),

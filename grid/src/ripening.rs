@@ -4,6 +4,7 @@
 //! every pending row that shares a group with a row it takes, transitively. What a group ties together stays tied until it is taken.
 
 use crate::change::{Before, RowId};
+use crate::hashing::Seeded;
 use crate::mistake::Mistake;
 use crate::scope::Scope;
 use ripen_pg::ids::TableOid;
@@ -28,10 +29,10 @@ struct Pending {
 /// The schedule. See the module.
 #[derive(Debug, Default)]
 pub struct Ripening {
-    rows: HashMap<RowId, Pending, foldhash::quality::RandomState>,
+    rows: HashMap<RowId, Pending, Seeded>,
     turns: BTreeMap<TableOid, BTreeMap<Turn, RowId>>,
     /// Pending rows that commit groups tie together, directly or over others. At least two each; the numbers mean nothing.
-    bonds: HashMap<u64, Vec<RowId>, foldhash::quality::RandomState>,
+    bonds: HashMap<u64, Vec<RowId>, Seeded>,
     order: u64,
     last_bond: u64,
     bytes: u64,

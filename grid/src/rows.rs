@@ -1,14 +1,16 @@
 //! The rows of a node in 64 shards. Holds the locks and the memory bound; what becomes of a row is decided in [`slot`]. Never awaits, never asks Postgres.
 //!
 //! Whoever touches several rows locks all shards concerned, ascending, so that a commit group is never seen half. Readers hold read locks.
-//! Lock order: shards ascending, then what passed.
+//! Lock order: shards ascending, then what passed, then a table's sets ([`gathered`]).
 
 mod age;
+mod gathered;
 pub mod layer;
 mod lend;
 mod load;
 mod passed;
 mod place;
+pub mod sets;
 mod shard;
 pub mod slot;
 mod stats;
@@ -17,20 +19,22 @@ mod stats;
 mod tests;
 
 pub use age::Clock;
+pub use gathered::{SetLoad, SetRead, SetTicket};
 pub use load::{LoadTicket, LoadWait, Moment};
 pub use stats::Counters;
 
 use crate::change::{Change, CommitGroup, FlushSeq, RowId};
+use crate::hashing::Seeded;
 use crate::limits;
 use crate::log::LogIndex;
 use age::Tick;
-use parking_lot::{Mutex, RwLockReadGuard, RwLockWriteGuard};
+use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use passed::Recent;
 use place::Place;
 use ripen_pg::ids::{Lsn, TableOid, Xid, Xid32};
 use ripen_pg::tuple::Tuple;
-use shard::{Shard, Slots};
-use slot::{After, Ahead, Busy, Slot, WalEvent};
+use shard::{Shard, Slots, Watch};
+use slot::{After, Ahead, Busy, Confirms, Slot, WalEvent};
 use smallvec::SmallVec;
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
@@ -125,8 +129,12 @@ pub struct RowStats {
 
 /// See the module.
 pub struct Rows {
-    hasher: foldhash::quality::RandomState,
+    hasher: Seeded,
     shards: Vec<Shard>,
+    /// Of tables that sets were asked of.
+    sets: RwLock<BTreeMap<TableOid, Watch>>,
+    /// Held by whoever begins to gather rows by other columns.
+    gathering: Mutex<()>,
     bytes_max: AtomicU64,
     recent: Mutex<Recent>,
     /// A transaction id near all that are of interest, to give the WAL's 32-bit ids their epoch. 0: none known.
@@ -147,8 +155,10 @@ impl Rows {
         let each = memory_max_bytes / limits::SHARDS as u64;
         let shards = (0..limits::SHARDS).map(|_| Shard::new(Slots::new(each)));
         Rows {
-            hasher: foldhash::quality::RandomState::default(),
+            hasher: Seeded::default(),
             shards: shards.collect(),
+            sets: RwLock::default(),
+            gathering: Mutex::default(),
             bytes_max: AtomicU64::new(memory_max_bytes),
             recent: Mutex::default(),
             newest_xid: AtomicU64::new(0),
@@ -165,7 +175,7 @@ impl Rows {
     /// to be called again while there are any.
     pub fn shed(&self, bytes_max: u64) -> usize {
         self.bytes_max.store(bytes_max, Ordering::Relaxed);
-        let each = bytes_max / limits::SHARDS as u64;
+        let each = bytes_max.saturating_sub(self.shed_sets()) / limits::SHARDS as u64;
         let shards = self.shards.iter();
         shards.map(|shard| shard.write().shed(each)).sum()
     }
@@ -280,9 +290,11 @@ impl Rows {
         mut found: impl FnMut(&RowId) -> Option<Tuple>,
     ) {
         let snapshot = &moment.snapshot;
+        if !self.recent.lock().seen_by(ticket.load(), snapshot) {
+            return self.fail_load(ticket);
+        }
         self.newest_xid
             .fetch_max(snapshot.xmax.0, Ordering::Relaxed);
-        self.recent.lock().seen_by(snapshot);
         let (now, followed) = (self.now(), self.followed());
         for row in ticket.rows() {
             let tuple = found(row);
@@ -327,7 +339,12 @@ impl Rows {
         for (place, (row, after)) in places.iter().zip(changes) {
             let event = WalEvent { xid, commit, after };
             recent.push(row, &event);
+            let watched = locked.shard(place).watch(row.table).is_some();
+            let after = watched.then(|| event.after.clone());
             let slot = locked.change(place, |slot| slot.wal(event));
+            if let Some(after) = after {
+                gathered::told(locked.shard(place), place, row, &after);
+            }
             if slot == Some(true) {
                 met.push(row.clone());
             }
@@ -351,6 +368,8 @@ impl Rows {
         let xid = self.full(xid);
         let mut locked: Vec<_> = self.shards.iter().map(|shard| shard.write()).collect();
         self.recent.lock().push_unlisted(xid);
+        let sets = tables.iter().filter_map(|table| self.sets_of(*table));
+        sets.for_each(|watch| watch.lock().clear());
         for shard in &mut locked {
             shard.change_all(|row, slot| {
                 if tables.contains(&row.table) {
@@ -446,16 +465,16 @@ impl Rows {
         self.change_each(rows, |busy| busy.flush_xid(seq, None));
     }
 
-    /// The flush committed, and Postgres has said so. `followed` says of a table whether the stream will confirm it. Answers the rows that wait for that.
+    /// The flush committed, and Postgres has said so. `confirms` is asked of each table. Answers the rows that wait for the stream.
     pub fn flushed(
         &self,
         seq: FlushSeq,
         rows: &[RowId],
-        followed: impl Fn(TableOid) -> bool,
+        confirms: impl Fn(TableOid) -> Confirms,
     ) -> Vec<RowId> {
         let waits = |row: &&RowId| {
-            let followed = followed(row.table);
-            self.change_busy(row, |busy| busy.flushed(seq, followed))
+            let confirms = confirms(row.table);
+            self.change_busy(row, |busy| busy.flushed(seq, confirms))
         };
         rows.iter().filter(waits).cloned().collect()
     }
@@ -482,21 +501,25 @@ impl Rows {
             let place = self.place(row);
             let mut shard = self.shards[place.shard()].write();
             shard.change(&place, Slot::forget);
+            gathered::stray(&shard, &place, row);
         }
     }
 
     /// As [`Rows::drop_rows`], for all rows of a table.
     pub fn drop_table(&self, table: TableOid) {
-        self.drop_where(|row| row.table == table);
+        self.forget_sets(table);
+        self.change_where(|row| row.table == table, Slot::forget);
     }
 
     /// As [`Rows::drop_rows`], for all rows that are chosen. Shard by shard: readers meanwhile see rows dropped and rows that will be.
     pub fn drop_where(&self, chosen: impl Fn(&RowId) -> bool) {
+        self.clear_sets();
         self.change_where(chosen, Slot::forget);
     }
 
     /// As [`Rows::drop_where`], for the rows of a stream that could not resume: what it has not confirmed it never will.
     pub fn stream_lost(&self, chosen: impl Fn(&RowId) -> bool) {
+        self.clear_sets();
         self.change_where(chosen, Slot::stream_lost);
         self.forget_told();
     }
@@ -512,7 +535,8 @@ impl Rows {
     /// Postgres goes on from another past (a failover, a backup): what the stream has told and no load has seen may never have happened there, and other
     /// transactions get those ids. Call it before [`Rows::stream_lost`], which sees to the loads under way.
     pub fn history_lost(&self) {
-        *self.recent.lock() = Recent::default();
+        let mut recent = self.recent.lock();
+        *recent = Recent::from_load(self.loads.load(Ordering::Relaxed) + 1);
     }
 
     /// The stream has handed over everything up to `followed`, of the tables that it follows: loads of before need not be remembered, which saves their memory.
@@ -525,11 +549,13 @@ impl Rows {
     }
 
     /// Rows with changes whose row in Postgres is unknown (after a restart, or dropped meanwhile): to be loaded when that is possible.
-    pub fn without_base(&self, most: usize) -> Vec<RowId> {
+    /// `loadable`: of which rows Postgres can say anything.
+    pub fn without_base(&self, most: usize, loadable: impl Fn(&RowId) -> bool) -> Vec<RowId> {
         let mut rows = Vec::new();
         for shard in &self.shards {
             let shard = shard.read();
-            rows.extend(shard.wanting_load().take(most - rows.len()).cloned());
+            let wanting = shard.wanting_load().filter(|row| loadable(row));
+            rows.extend(wanting.take(most - rows.len()).cloned());
         }
         // In which shard a row is, differs from process to process.
         rows.sort_unstable();
@@ -550,10 +576,21 @@ impl Rows {
     /// Forgets everything, changes too.
     /// `index`: up to where the log has changed rows of which memory will know again.
     pub fn clear(&self, index: LogIndex) {
+        self.clear_sets();
         for shard in &self.shards {
             let mut shard = shard.write();
             shard.change_all(|_, slot| *slot = Slot::Gone);
             shard.cancelled = index;
+        }
+    }
+
+    /// The same for these rows.
+    pub fn clear_rows(&self, rows: &[RowId]) {
+        for row in rows {
+            let place = self.place(row);
+            let mut shard = self.shards[place.shard()].write();
+            shard.change(&place, |slot| *slot = Slot::Gone);
+            gathered::stray(&shard, &place, row);
         }
     }
 
@@ -572,7 +609,7 @@ impl Rows {
         }
         RowStats {
             rows: all.rows,
-            bytes: all.bytes,
+            bytes: all.bytes + self.set_stats().bytes,
             pinned_bytes: all.pinned_bytes,
             bytes_max: self.bytes_max.load(Ordering::Relaxed),
             evictions: all.evictions,

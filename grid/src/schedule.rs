@@ -10,9 +10,9 @@ use crate::settlement::Known;
 use parking_lot::Mutex;
 use ripen_cachestore::home::Server;
 use ripen_cachestore::progress::LogIdentity;
-use ripen_pg::ids::{Xid, Xid32};
+use ripen_pg::ids::{TableOid, Xid, Xid32};
 use ripen_pg::tuple::Tuple;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::Notify;
@@ -28,9 +28,34 @@ pub struct OpenFlush {
     pub taken: Vec<Vec<Taken>>,
     /// Bytes of its rows.
     pub bytes: u64,
+    /// The tables that it writes to.
+    tables: BTreeSet<TableOid>,
 }
 
 impl OpenFlush {
+    /// Writes these, which the schedule had so.
+    pub fn new(seq: FlushSeq, groups: Vec<CommitGroup>, taken: Vec<Vec<Taken>>) -> OpenFlush {
+        let rows = groups.iter().flat_map(|group| &group.rows);
+        OpenFlush {
+            seq,
+            tables: rows.map(|change| change.row.table).collect(),
+            bytes: taken.iter().flatten().map(|taken| taken.bytes).sum(),
+            groups,
+            taken,
+        }
+    }
+
+    /// Whether it writes any row of the scope.
+    fn has(&self, scope: &Scope) -> bool {
+        match scope {
+            Scope::Tables(tables) => !self.tables.is_disjoint(tables),
+            scope => {
+                let mut rows = self.groups.iter().flat_map(|group| &group.rows);
+                rows.any(|change| scope.has(&change.row))
+            }
+        }
+    }
+
     /// What rows must still be in Postgres for the flush to write them; `None` means absent.
     pub fn guards(&self) -> BTreeMap<RowId, Option<Tuple>> {
         let guard = |taken: &Taken| {
@@ -84,6 +109,26 @@ pub(crate) struct Inner {
     pub written: u64,
 }
 
+impl Inner {
+    /// Tables of which something is pending or in the open flush.
+    pub fn tables(&self) -> HashSet<TableOid> {
+        let pending = self.ripening.tables().map(|(table, _)| table);
+        let open = self.open.iter().flat_map(|open| &open.groups);
+        let flushing = open.flat_map(|group| &group.rows);
+        pending
+            .chain(flushing.map(|change| change.row.table))
+            .collect()
+    }
+
+    /// All rows that it knows of.
+    pub fn rows(&self) -> Vec<RowId> {
+        let pending = self.ripening.in_order().into_iter().map(|taken| taken.row);
+        let open = self.open.iter().flat_map(|open| open.rows());
+        let unconfirmed = self.unconfirmed.values().flatten().cloned();
+        pending.chain(open).chain(unconfirmed).collect()
+    }
+}
+
 /// Numbers for status and metrics.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ScheduleStats {
@@ -103,20 +148,37 @@ pub struct ScheduleStats {
     pub changes: u64,
     /// Of these, those that joined a row already pending.
     pub coalesced: u64,
-    /// The last flush that ended in Postgres.
+    /// The last flush that ended in Postgres; of several logs, how many did.
     pub last_seq: u64,
+}
+
+impl ScheduleStats {
+    /// The numbers of two logs together.
+    pub fn and(self, other: ScheduleStats) -> ScheduleStats {
+        ScheduleStats {
+            pending_rows: self.pending_rows + other.pending_rows,
+            pending_bytes: self.pending_bytes + other.pending_bytes,
+            kept: self.kept.and(other.kept),
+            oldest_ms: earliest(self.oldest_ms, other.oldest_ms),
+            flushing_rows: self.flushing_rows + other.flushing_rows,
+            unconfirmed_rows: self.unconfirmed_rows + other.unconfirmed_rows,
+            changes: self.changes + other.changes,
+            coalesced: self.coalesced + other.coalesced,
+            last_seq: self.last_seq + other.last_seq,
+        }
+    }
+}
+
+/// Of two times that may not have been.
+pub(crate) fn earliest(one: Option<u64>, other: Option<u64>) -> Option<u64> {
+    one.into_iter().chain(other).min()
 }
 
 impl Schedule {
     /// Whether anything in the scope is not known to be in Postgres: pending, or in the open flush.
     pub fn has_pending(&self, scope: &Scope) -> bool {
         let inner = self.inner.lock();
-        let flushing = inner.open.as_ref().is_some_and(|open| {
-            open.groups
-                .iter()
-                .flat_map(|group| &group.rows)
-                .any(|change| scope.has(&change.row))
-        });
+        let flushing = inner.open.as_ref().is_some_and(|open| open.has(scope));
         flushing || inner.ripening.has(scope)
     }
 
@@ -133,6 +195,11 @@ impl Schedule {
     /// What the bytes of everything on its way mean.
     pub fn shapes(&self) -> Shapes {
         self.inner.lock().shapes.clone()
+    }
+
+    /// Whether changes of the table have ever been in the log, since it last left.
+    pub fn has_shape(&self, table: TableOid) -> bool {
+        self.inner.lock().shapes.contains_key(&table)
     }
 
     /// Logs of whose last copies this one was made, the oldest first.

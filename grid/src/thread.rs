@@ -1,5 +1,6 @@
 //! A thread with a runtime of its own: its tasks take turns on it and wake no other thread of ours. Does nothing by itself.
 
+use crate::limits::THREAD_STACK_BYTES;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
 
@@ -35,6 +36,7 @@ impl RuntimeThread {
         let (stop, stopped) = oneshot::channel::<()>();
         let thread = std::thread::Builder::new()
             .name(name.to_owned())
+            .stack_size(THREAD_STACK_BYTES)
             .spawn(move || {
                 // A dropped sender says the same.
                 let _ = runtime.block_on(stopped);

@@ -255,6 +255,26 @@ async fn a_node_that_leaves_is_replaced_and_forgotten() {
     }
 }
 
+/// It may be let go without hearing of it, and of any leader after that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_was_let_go_hears_so_from_whoever_leads_then() {
+    let mut cluster = Cluster::of(4).await;
+    let leaver = 4;
+    let operator = cluster.running[&leaver].member.operator();
+    // It asks, and nobody waits for the answer.
+    let asked = tokio::time::timeout(Duration::from_millis(20), operator.leave()).await;
+    assert!(asked.is_err(), "that is looked at later");
+    let leader = cluster.leader().unwrap();
+    let gone = || {
+        let members = cluster.running[&leader].member.log.members();
+        (!members.addresses.contains_key(&leaver)).then_some(())
+    };
+    cluster.until(gone).await;
+    cluster.stop(leader).await;
+    let told = tokio::time::timeout(PATIENCE, operator.leave()).await;
+    assert!(told.is_ok(), "it has left, and is not told so");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lost_directory_is_replaced_by_a_new_node_at_the_same_address() {
     let mut cluster = Cluster::of(3).await;

@@ -31,6 +31,31 @@ proptest! {
     }
 }
 
+#[test]
+fn a_stream_that_begins_anew_between_a_flush_and_its_end() {
+    let steps = [
+        (0, 24, 145, 0),
+        (5, 0, 0, 0),
+        (9, 178, 0, 0),
+        (9, 123, 0, 0),
+        (9, 9, 0, 0),
+        (9, 0, 0, 0),
+        (23, 0, 0, 0),
+        (23, 0, 0, 0),
+        (23, 4, 0, 0),
+        (18, 0, 0, 0),
+        (17, 94, 0, 1),
+        (18, 0, 0, 0),
+        (28, 0, 128, 0),
+    ];
+    let mut driver = Driver::new(3, 1 << 30);
+    for step in steps {
+        driver.step(step);
+        driver.check();
+    }
+    driver.settle();
+}
+
 fn cases() -> u32 {
     std::env::var("ROWS_MODEL_CASES")
         .ok()

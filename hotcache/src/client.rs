@@ -33,12 +33,12 @@ use tokio_util::sync::CancellationToken;
 pub struct Options {
     /// The system of record. The role needs REPLICATION.
     pub upstream: Upstream,
-    /// Name of the slot: lower-case letters, digits, underscores.
-    pub slot: String,
+    /// Name of the slot: lower-case letters, digits, underscores. `None`: by the database, `ripen_` and its OID; or `ripen`, if it has a slot of that name.
+    pub slot: Option<String>,
     /// Name of the publication; it must exist before the slot is made (`publication::ensure`).
     pub publication: String,
-    /// The log whose flushes are confirmed.
-    pub log: LogKey,
+    /// The logs whose flushes are confirmed.
+    pub logs: Vec<LogKey>,
     /// Drop the slot when stopped while this is true, so that Postgres keeps no WAL for a Ripen that is gone. The next start then begins with an empty
     /// memory. False when another Ripen may use the slot by now.
     pub drop_slot_on_stop: Arc<AtomicBool>,
@@ -47,6 +47,8 @@ pub struct Options {
 /// The hot cache of one database, to be [run](HotCache::run).
 pub struct HotCache {
     options: Options,
+    /// The slot's name, as it was when it was opened last.
+    slot: String,
     probe: Arc<Notify>,
     stream: Stream,
     told: Option<Told>,
@@ -107,9 +109,10 @@ enum Ended {
 impl HotCache {
     /// A client that has not connected yet.
     pub fn new(options: Options) -> HotCache {
-        let stream = Stream::new(options.log);
+        let stream = Stream::new(&options.logs);
         HotCache {
             options,
+            slot: String::new(),
             probe: Arc::new(Notify::new()),
             stream,
             told: None,
@@ -181,7 +184,7 @@ impl HotCache {
             }
         }
         if self.options.drop_slot_on_stop.load(Ordering::SeqCst) {
-            drop_slot(&self.options.upstream, &self.options.slot).await;
+            drop_slot(&self.options).await;
         }
     }
 
@@ -229,10 +232,8 @@ impl HotCache {
         let mut connection = Connection::open(&self.options.upstream).await?;
         let (identity, written) = slot::identify(&mut connection).await?;
         slot::check_wal_level(&mut connection).await?;
-        let (name, publication) = (
-            &self.options.slot.clone(),
-            &self.options.publication.clone(),
-        );
+        self.slot = slot::name(&mut connection, self.options.slot.as_deref()).await?;
+        let (name, publication) = (&self.slot.clone(), &self.options.publication.clone());
         if !slot::publication_exists(&mut connection, publication).await? {
             return Err(Error::Unavailable(Unavailable::publication(publication)));
         }
@@ -244,7 +245,10 @@ impl HotCache {
                 let made = self.make_slot(&mut connection, drop_first).await?;
                 (made, false)
             }
-            Plan::Refuse => return Err(Error::Unavailable(Unavailable::foreign_slot(name))),
+            Plan::Refuse(owner) => {
+                let foreign = Unavailable::foreign_slot(name, &owner);
+                return Err(Error::Unavailable(foreign));
+            }
         };
         let confirmed = found.map_or(start, |slot| slot.confirmed);
         if self.inherited && resumed {
@@ -287,12 +291,12 @@ impl HotCache {
             return Err(Error::InUse);
         }
         if slot::end_reader(connection, pid).await? {
-            let slot = &self.options.slot;
+            let slot = &self.slot;
             tracing::warn!(slot, pid, "an earlier leader's replication stream is ended");
         }
         let freeing = async {
             loop {
-                let found = slot::find(connection, &self.options.slot).await?;
+                let found = slot::find(connection, &self.slot).await?;
                 if found.as_ref().is_none_or(|slot| slot.reader.is_none()) {
                     return Ok(found);
                 }
@@ -310,7 +314,7 @@ impl HotCache {
             return Ok(());
         }
         let mut beside = Connection::open(&self.options.upstream).await?;
-        let found = slot::find(&mut beside, &self.options.slot).await?;
+        let found = slot::find(&mut beside, &self.slot).await?;
         beside.close().await;
         match found {
             Some(slot) if slot.confirmed <= start => Ok(()),
@@ -319,7 +323,7 @@ impl HotCache {
     }
 
     async fn make_slot(&self, connection: &mut Connection, drop_first: bool) -> Result<Lsn, Error> {
-        let name = &self.options.slot;
+        let name = &self.slot;
         if drop_first {
             tracing::warn!(slot = name, "replication slot is lost and made anew");
             slot::drop(connection, name).await?;
@@ -458,7 +462,7 @@ impl HotCache {
             && fields.state() == SqlState::UNDEFINED_OBJECT
         {
             tracing::warn!(error = %fields, "replication slot cannot be decoded and is made anew");
-            drop_slot(&self.options.upstream, &self.options.slot).await;
+            drop_slot(&self.options).await;
             self.told = None;
         }
         taken
@@ -490,16 +494,23 @@ async fn risen(shared: &Option<Shared>) {
     }
 }
 
-/// Drops a slot that nobody reads any more; says in the log whether that was done. Takes [`DROP_TIMEOUT`] at most.
-pub async fn drop_slot(upstream: &Upstream, slot: &str) {
+/// Drops the slot when nobody reads it any more, unless it is somebody else's; says in the log whether that was done. Takes [`DROP_TIMEOUT`] at most.
+pub async fn drop_slot(options: &Options) {
+    let given = options.slot.as_deref();
     let dropping = async {
-        let mut connection = Connection::open(upstream).await?;
-        slot::drop(&mut connection, slot).await
+        let mut connection = Connection::open(&options.upstream).await?;
+        let name = slot::name(&mut connection, given).await?;
+        match slot::find(&mut connection, &name).await? {
+            Some(slot) if slot.foreign.is_none() => slot::drop(&mut connection, &name).await?,
+            _ => return Ok(None),
+        }
+        Ok::<_, Error>(Some(name))
     };
     match timeout(DROP_TIMEOUT, dropping).await {
-        Ok(Ok(())) => tracing::info!(slot, "replication slot dropped"),
-        Ok(Err(error)) => tracing::warn!(slot, %error, "replication slot not dropped"),
-        Err(_) => tracing::warn!(slot, "replication slot not dropped in time"),
+        Ok(Ok(None)) => {}
+        Ok(Ok(Some(slot))) => tracing::info!(slot, "replication slot dropped"),
+        Ok(Err(error)) => tracing::warn!(slot = given, %error, "replication slot not dropped"),
+        Err(_) => tracing::warn!(slot = given, "replication slot not dropped in time"),
     }
 }
 

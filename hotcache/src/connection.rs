@@ -1,7 +1,7 @@
 //! A replication connection: login, commands, CopyBoth. Reads and writes messages; what they mean is decided elsewhere.
 
 use crate::error::{Error, Unavailable};
-use crate::limits::{MESSAGE_BYTES_MAX, OPEN_TIMEOUT, OVERSIZED_HEAD, READ_BYTES};
+use crate::limits::{CLOSE_WAIT, MESSAGE_BYTES_MAX, OPEN_TIMEOUT, OVERSIZED_HEAD, READ_BYTES};
 use bytes::{Buf, Bytes, BytesMut};
 use ripen_cachestore::Upstream;
 use ripen_cachestore::dial::{Stream, dial};
@@ -140,13 +140,20 @@ impl Connection {
         self.send().await
     }
 
-    /// Ends the stream and the session in order. Errors do not matter any more.
+    /// Ends the stream and the session in order, and waits until Postgres has done the same: then it has heard all that was said to it, and the slot is free.
+    /// Takes [`CLOSE_WAIT`] at most. Errors do not matter any more.
     pub async fn close(mut self) {
         frontend::copy_done(&mut self.outbox);
         frontend::terminate(&mut self.outbox);
-        // The other side learns of a broken connection by itself.
-        let _ = self.send().await;
-        let _ = self.stream.shutdown().await;
+        let closing = async {
+            self.send().await?;
+            self.stream.shutdown().await?;
+            loop {
+                self.next().await?;
+            }
+        };
+        // It ends with an error in any case, and the other side learns of a broken connection by itself.
+        let _: Result<Result<(), Error>, _> = timeout(CLOSE_WAIT, closing).await;
     }
 
     async fn send(&mut self) -> Result<(), Error> {

@@ -70,13 +70,10 @@ impl Unavailable {
     }
 
     /// The slot's name is taken.
-    pub(crate) fn foreign_slot(slot: &str) -> Unavailable {
+    pub(crate) fn foreign_slot(slot: &str, owner: &str) -> Unavailable {
         Unavailable {
-            message: format!(
-                "replication slot \"{slot}\" exists, but for another database or plugin"
-            ),
-            hint: "Choose another slot name, or drop that slot with pg_drop_replication_slot()."
-                .into(),
+            message: format!("replication slot \"{slot}\" belongs to {owner}"),
+            hint: "Slots belong to the whole server: set \"slot\" to a name of this Ripen's own, or leave it out; or drop that slot with pg_drop_replication_slot(), if nobody needs it.".into(),
         }
     }
 

@@ -56,6 +56,15 @@ pub enum Event {
     Position(Lsn),
 }
 
+/// A flush of one of our logs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OwnFlush {
+    /// The log's number in `ripen.progress`.
+    pub log: i32,
+    /// The flush's.
+    pub seq: FlushSeq,
+}
+
 /// A committed transaction, as far as it concerns followed tables.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Transaction {
@@ -65,8 +74,8 @@ pub struct Transaction {
     pub commit: Lsn,
     /// When it committed, by Postgres's clock.
     pub commit_time: PgMicros,
-    /// It is our own flush with that number: nothing else of it is told, unless it may have changed more than it carried.
-    pub own_flush: Option<FlushSeq>,
+    /// It is that flush of ours: nothing else of it is told, unless it may have changed more than it carried.
+    pub own_flush: Option<OwnFlush>,
     /// What became of rows. Each row once, and none of a table in `truncated` or `invalidated`.
     pub rows: Vec<RowOutcome>,
     /// Emptied, and nothing was inserted afterwards.

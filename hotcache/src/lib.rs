@@ -24,4 +24,4 @@ mod slot;
 mod table;
 
 pub use client::{HotCache, Options, Prober, Shared, Sink};
-pub use event::{Event, Outcome, RowOutcome, Transaction};
+pub use event::{Event, Outcome, OwnFlush, RowOutcome, Transaction};

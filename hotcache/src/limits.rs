@@ -38,6 +38,9 @@ pub const UNAVAILABLE_PAUSE: Duration = Duration::from_secs(30);
 /// How long a stop waits for the sink, which may wait for what never comes: then what it was told counts as not told, and comes again.
 pub const SINK_WAIT: Duration = Duration::from_secs(1);
 
+/// How long Postgres may take to hear the last acknowledgement and to end a stream that is stopped. It may be in the middle of a large transaction.
+pub const CLOSE_WAIT: Duration = Duration::from_secs(1);
+
 /// How long dropping the slot may take on a graceful stop. Then it stays, and Postgres keeps WAL for it.
 pub const DROP_TIMEOUT: Duration = Duration::from_secs(5);
 

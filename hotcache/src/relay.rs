@@ -12,16 +12,19 @@
 //! - Whether something was missed never depends on what has been acknowledged to Postgres; that only decides how much must be told again or dropped.
 
 mod codec;
+mod hearing;
 mod hub;
 mod taker;
 
 pub use codec::{decode_ask, decode_reply, encode_ask, encode_reply};
+pub use hearing::hear;
 pub use hub::Hub;
 pub use taker::{Done, Taker, Then};
 
 use crate::error::Unavailable;
 use crate::event::Event;
 use bytes::Bytes;
+use ripen_cachestore::home::Home;
 use ripen_pg::ids::Lsn;
 
 /// What a node has taken of the stream, as it can be compared with what another one has.
@@ -147,6 +150,26 @@ impl Reply {
             next: ask.next,
             more: false,
             events: Vec::new(),
+        }
+    }
+
+    /// Refuses a stream of another timeline than the system of record's: one of the two nodes has not heard yet that another server has taken over.
+    ///
+    /// # Errors
+    /// The reason, for the log.
+    pub fn of_home(self, home: &Home) -> Result<Reply, String> {
+        let told = match &self {
+            Reply::Begin(Begin {
+                state: State::Follows { claim, .. },
+                ..
+            }) => Some(claim.timeline),
+            _ => None,
+        };
+        match (told, home.now()) {
+            (Some(told), Some(server)) if home.guarded() && told != server.timeline => {
+                Err("the leader's stream is of another server".to_owned())
+            }
+            _ => Ok(self),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::connection::{APPLICATION_NAME, Connection, TextRow};
 use crate::error::{Error, Unavailable};
+use crate::slots::OWN_NAME;
 use ripen_pg::ids::Lsn;
 
 /// Which cluster this is (`IDENTIFY_SYSTEM`).
@@ -28,7 +29,8 @@ impl Told {
 /// The slot as Postgres has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Slot {
-    pub ours: bool,
+    /// Whose it is, if it is not a hot cache's of this database.
+    pub foreign: Option<String>,
     pub lost: bool,
     pub confirmed: Lsn,
     /// The backend that streams from it.
@@ -36,14 +38,14 @@ pub(crate) struct Slot {
 }
 
 /// What to do with the slot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Plan {
     /// Stream from it.
     Use { start: Lsn, resumed: bool },
     /// Make it, after dropping what is left of an old one.
     Make { drop_first: bool },
-    /// It belongs to someone else.
-    Refuse,
+    /// It belongs to someone else, in words.
+    Refuse(String),
 }
 
 /// Nothing is missed only if the slot has not moved past what was told, in the same history of the same cluster.
@@ -55,7 +57,10 @@ pub(crate) fn plan(
 ) -> Plan {
     match slot {
         None => Plan::Make { drop_first: false },
-        Some(slot) if !slot.ours => Plan::Refuse,
+        Some(Slot {
+            foreign: Some(owner),
+            ..
+        }) => Plan::Refuse(owner.clone()),
         Some(slot) if slot.lost => Plan::Make { drop_first: true },
         Some(slot) => match told {
             Some(told) if told.continues(identity, written) && slot.confirmed <= told.position => {
@@ -96,10 +101,38 @@ pub(crate) async fn check_wal_level(connection: &mut Connection) -> Result<(), E
     }
 }
 
+/// A query for the slot's name. Slots belong to the whole server, so the database is part of a name that nobody has given; where the database has a slot by the name that
+/// all of them had before, it goes on with that.
+pub(crate) fn name_query(given: Option<&str>) -> String {
+    match given {
+        Some(name) => format!("SELECT {}", quote_literal(name)),
+        None => format!(
+            "SELECT coalesce((SELECT slot_name::text FROM pg_replication_slots \
+             WHERE slot_name::text IN ('{OWN_NAME}', own.name) AND plugin = 'pgoutput' AND database = current_database() \
+             ORDER BY length(slot_name::text) DESC LIMIT 1), own.name) \
+             FROM (SELECT '{OWN_NAME}_' || oid AS name FROM pg_database WHERE datname = current_database()) own"
+        ),
+    }
+}
+
+/// The slot's name.
+pub(crate) async fn name(
+    connection: &mut Connection,
+    given: Option<&str>,
+) -> Result<String, Error> {
+    let rows = connection.query(&name_query(given)).await?;
+    let name = rows.first().and_then(|row| field(row, 0));
+    Ok(name
+        .ok_or(Error::Unexpected("the question for the slot's name"))?
+        .to_owned())
+}
+
 /// Looks the slot up.
 pub(crate) async fn find(connection: &mut Connection, name: &str) -> Result<Option<Slot>, Error> {
     let sql = format!(
-        "SELECT slot_type = 'logical' AND plugin = 'pgoutput' AND database = current_database(), \
+        "SELECT CASE WHEN slot_type <> 'logical' THEN 'a physical standby' \
+         WHEN database <> current_database() THEN format('database \"%s\"', database) \
+         WHEN plugin <> 'pgoutput' THEN format('the plugin \"%s\"', plugin) END, \
          coalesce(wal_status = 'lost', false), confirmed_flush_lsn, active_pid FROM pg_replication_slots WHERE slot_name = {}",
         quote_literal(name)
     );
@@ -109,7 +142,7 @@ pub(crate) async fn find(connection: &mut Connection, name: &str) -> Result<Opti
     };
     let confirmed = field(row, 2).map_or(Ok(Lsn(0)), str::parse);
     Ok(Some(Slot {
-        ours: field(row, 0) == Some("t"),
+        foreign: field(row, 0).map(str::to_owned),
         lost: field(row, 1) == Some("t"),
         confirmed: confirmed.map_err(|_| Error::Unexpected("the look-up of the slot"))?,
         reader: field(row, 3).and_then(|pid| pid.parse().ok()),
@@ -191,7 +224,7 @@ mod tests {
 
     fn slot(confirmed: u64) -> Slot {
         Slot {
-            ours: true,
+            foreign: None,
             lost: false,
             confirmed: Lsn(confirmed),
             reader: None,
@@ -266,10 +299,13 @@ mod tests {
             Plan::Make { drop_first: false }
         );
         let foreign = Slot {
-            ours: false,
+            foreign: Some("database \"other\"".to_owned()),
             ..slot(90)
         };
-        assert_eq!(plan(Some(&foreign), HERE, FAR, None), Plan::Refuse);
+        assert_eq!(
+            plan(Some(&foreign), HERE, FAR, None),
+            Plan::Refuse("database \"other\"".to_owned())
+        );
     }
 
     #[test]

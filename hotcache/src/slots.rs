@@ -1,6 +1,7 @@
 //! A cluster has one slot. Nodes of earlier versions had their own, and those must go, since a slot that nobody reads keeps WAL until Postgres's disk is full.
 //! Never touches a slot that is in use, of another database, or of another name.
 
+use crate::slot;
 use std::collections::BTreeSet;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Error};
@@ -22,7 +23,18 @@ const OTHERS: &str = "SELECT slot_name::text, active FROM pg_replication_slots \
 const IN_USE: &str = "55006";
 const GONE: &str = "42704";
 
-/// Drops the slots that the configured name `slot` has been used for and that are not to be kept: those of single nodes too. Only who has the claim on
+/// What slots are called, with more behind it, where the configuration gives no name.
+pub const OWN_NAME: &str = "ripen";
+
+/// The name of the slot, by which name it was given, if any. Cancel safe.
+pub async fn name(client: &Client, given: Option<&str>) -> Result<String, Error> {
+    client
+        .query_one(&slot::name_query(given), &[])
+        .await?
+        .try_get(0)
+}
+
+/// Drops the slots that the name `slot` has been used for and that are not to be kept: those of single nodes too. Only who has the claim on
 /// the database knows that they are nobody else's. Needs REPLICATION. Cancel safe.
 pub async fn drop_others(
     client: &Client,

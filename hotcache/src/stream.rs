@@ -6,7 +6,7 @@
 //! ```
 //! Invariants: an event is told only for a transaction that has ended; `passed` never goes back within a stream; memory of an open transaction is bounded.
 
-use crate::event::{Event, Outcome, RowOutcome, Transaction};
+use crate::event::{Event, Outcome, OwnFlush, RowOutcome, Transaction};
 use crate::limits::{ROW_OVERHEAD, TRANSACTION_BYTES_MAX};
 use crate::publication::{Author, withdrawal};
 use crate::shape::ShapeStamp;
@@ -49,10 +49,10 @@ pub enum StreamError {
 /// See the module.
 #[derive(Debug)]
 pub struct Stream {
-    log: LogKey,
+    /// Ours, with the last flush seen of each.
+    logs: Vec<(LogKey, Option<FlushSeq>)>,
     described: HashMap<TableOid, Described, RandomState>,
     open: Option<Open>,
-    last_flush: Option<FlushSeq>,
     passed: Lsn,
     bytes_max: usize,
 }
@@ -67,7 +67,7 @@ enum Described {
 #[derive(Debug)]
 struct Open {
     xid: Xid32,
-    own_flush: Option<FlushSeq>,
+    own_flush: Option<OwnFlush>,
     tells: bool,
     rows: IndexMap<RowId, Outcome, RandomState>,
     bytes: usize,
@@ -82,13 +82,12 @@ struct Open {
 }
 
 impl Stream {
-    /// A stream that confirms the flushes of this log.
-    pub fn new(log: LogKey) -> Stream {
+    /// A stream that confirms the flushes of these logs.
+    pub fn new(logs: &[LogKey]) -> Stream {
         Stream {
-            log,
+            logs: logs.iter().map(|log| (*log, None)).collect(),
             described: HashMap::default(),
             open: None,
-            last_flush: None,
             passed: Lsn(0),
             bytes_max: TRANSACTION_BYTES_MAX,
         }
@@ -173,8 +172,11 @@ impl Stream {
     ) -> Result<(), StreamError> {
         let mut open = self.open.take().ok_or(StreamError::OutOfOrder("Commit"))?;
         self.passed = self.passed.max(end);
-        if let Some(seq) = open.own_flush {
-            self.last_flush = Some(seq);
+        if let Some(flush) = open.own_flush {
+            let mut logs = self.logs.iter_mut();
+            let log = logs.find(|(log, _)| log.number == flush.log);
+            log.into_iter()
+                .for_each(|(_, last)| *last = Some(flush.seq));
         }
         let withdrawals = std::mem::take(&mut open.withdrawals);
         let (transaction, marks) = open.end(end, time);
@@ -225,10 +227,9 @@ impl Stream {
         match described.ok_or(StreamError::Undescribed(table))? {
             Described::Progress(progress) => {
                 if let Row::New(new, old) = row
-                    && let Verdict::Flush(seq) =
-                        progress.judge(self.log, new, old, self.last_flush)?
+                    && let Verdict::Flush(flush) = progress.judge(&self.logs, new, old)?
                 {
-                    open.become_own(seq);
+                    open.become_own(flush);
                 }
             }
             Described::Table(_) if open.is_echo() => {}
@@ -317,8 +318,8 @@ impl Open {
     }
 
     /// This is our own flush: what it does to rows is known already.
-    fn become_own(&mut self, seq: FlushSeq) {
-        self.own_flush = Some(seq);
+    fn become_own(&mut self, flush: OwnFlush) {
+        self.own_flush = Some(flush);
         self.rows = IndexMap::default();
         self.bytes = 0;
         self.truncated.clear();

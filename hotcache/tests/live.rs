@@ -13,7 +13,7 @@ use ripen_cachestore::change::{FlushSeq, RowId};
 use ripen_cachestore::progress::Taker;
 use ripen_cachestore::{Store, migrate};
 use ripen_hotcache::publication::{self, Author, Published, Wish};
-use ripen_hotcache::{Event, Outcome, Sink, Transaction};
+use ripen_hotcache::{Event, Outcome, OwnFlush, Sink, Transaction};
 use ripen_pg::ids::TableOid;
 use ripen_pg::key::Key;
 use ripen_pg::tuple::{Datum, Tuple};
@@ -176,7 +176,11 @@ async fn flushes_take_overs_and_marks_are_recognised() -> Result<()> {
     };
     client.batch_execute(&flush(1, 1, 1)).await?;
     let told = following.transaction().await?;
-    assert_eq!((told.own_flush, told.rows.len()), (Some(FlushSeq(1)), 0));
+    let own = OwnFlush {
+        log: 1,
+        seq: FlushSeq(1),
+    };
+    assert_eq!((told.own_flush, told.rows.len()), (Some(own), 0));
     store.take_over(taker(1, 8)).await?;
     client.batch_execute(&flush(2, 1, 2)).await?;
     let told = following.transaction().await?;

@@ -155,6 +155,13 @@ async fn connection<A: Answerer>(stream: ClientStream, peer: String, front: Arc<
     };
     match opening {
         Ok(Ok(Some(Opening::Cancel(key)))) => front.cancel(key).await,
+        Ok(Ok(Some(Opening::Session { mut client, .. }))) if front.registry.is_closed() => {
+            let going = ErrorFields::fatal(
+                SqlState::CANNOT_CONNECT_NOW,
+                "this node is leaving its cluster",
+            );
+            refuse(&mut client, &going).await;
+        }
         Ok(Ok(Some(Opening::Session {
             client,
             packet,

@@ -32,6 +32,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// Tables whose writes are queued, unless a `[[table]]` entry says its mode.
     pub write_behind: Vec<TablePattern>,
+    /// How many logs take queued writes, each with a flusher of its own.
+    pub logs: u8,
     /// When a write counts as safe.
     pub durability: Durability,
     /// Bound on the resident memory of the process, in bytes; clean rows are evicted above it.
@@ -50,9 +52,9 @@ pub struct Config {
     pub standbys: Vec<String>,
     /// Above this lag of the hot cache, reads go to Postgres.
     pub max_staleness: Duration,
-    /// Name of the logical replication slot: one per Ripen, as slots belong to the whole server, not to a database. Its WAL is kept while Ripen is away;
-    /// it is dropped when Ripen stops in order.
-    pub slot: String,
+    /// Name of the logical replication slot: one per Ripen, as slots belong to the whole server, not to a database. `None`: by the database. Its WAL is kept
+    /// while Ripen is away; it is dropped when Ripen stops in order.
+    pub slot: Option<String>,
     /// How often the catalog is looked at for changes made behind Ripen's back.
     pub catalog_poll: Duration,
     /// How long a graceful stop waits for transactions, and again for the queue.
@@ -103,6 +105,8 @@ pub struct TableSettings {
     pub batch_factor: f64,
     /// Rows per flush transaction, where commit groups allow the split.
     pub write_max_batch: usize,
+    /// The log that takes its changes; `None`: whichever.
+    pub log: Option<u8>,
     /// What an outside change to a pending row does.
     pub conflict: Conflict,
     /// Nobody but Ripen writes this table: it may be cached without logical replication.
@@ -159,6 +163,7 @@ impl Default for Config {
             admin_listen: "127.0.0.1:6433".to_owned(),
             data_dir: PathBuf::from("./data"),
             write_behind: Vec::new(),
+            logs: 1,
             durability: Durability::Fsync,
             memory_max: 1 << 30,
             near_share: 0.25,
@@ -168,7 +173,7 @@ impl Default for Config {
             upstream_wait: Duration::from_secs(5),
             standbys: Vec::new(),
             max_staleness: Duration::from_secs(10),
-            slot: "ripen".to_owned(),
+            slot: None,
             catalog_poll: Duration::from_secs(5),
             stop_timeout: Duration::from_secs(30),
             tls_cert: None,
@@ -191,6 +196,7 @@ impl Default for TableSettings {
             write_delay: Duration::from_secs(1),
             batch_factor: 1.0,
             write_max_batch: 10_000,
+            log: None,
             conflict: Conflict::Merge,
             exclusive: false,
             memory_share: 1.0,

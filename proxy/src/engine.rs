@@ -1,17 +1,25 @@
 //! What stands beside Postgres: answers sessions from the grid, queues their writes, and keeps barriers and ownership around what passes through.
 //! Does; `plan` and `eval` decide what a statement means, the grid decides what becomes of rows. Never parses or evaluates by itself.
 
+mod away;
+mod block;
 mod dead;
 mod errors;
+mod foreign_keys;
 mod forwarded;
 mod holds;
 mod home;
+mod hosted;
 pub mod keeper;
 pub mod outliving;
 mod plans;
 pub mod publisher;
+mod reads;
+mod remote;
 mod rewiring;
+mod sequences;
 mod status;
+mod words;
 
 use crate::config::Config;
 use crate::eval::{CommandTag, EvalError, Formats, Now, Params};
@@ -22,27 +30,28 @@ use crate::plan::{
     SessionFacts, WritePlan,
 };
 use crate::session::answerer::{Answerer, Asker, Outcome, Planned, Refusal, Snapshot};
+use away::Kept;
+use block::Block;
 use bytes::BytesMut;
+use foreign_keys::Named;
 use forwarded::{Forwarded, Forwarding};
+use hosted::Hosting;
 use keeper::Keeper;
 use outliving::Word;
 use plans::PlanCache;
 use publisher::Publisher;
+use remote::{Remote, Remotes};
 use rewiring::Rewiring;
-use ripen_cachestore::catalog::{Catalog, Relation};
+use ripen_cachestore::catalog::{Catalog, Relation, Sequence};
+use ripen_cachestore::flush::redo::Redo;
 use ripen_cachestore::home::Server;
 use ripen_grid::change::RowId;
 use ripen_grid::cluster::status::MemberStatus;
-use ripen_grid::desk::Answer;
+use ripen_grid::desk::{Answer, Asked};
 use ripen_grid::grid::{Grid, GridError, Hold};
-use ripen_grid::limits::{CATCH_UP_WAIT, LOAD_ATTEMPTS_MAX};
-use ripen_grid::log::RequestId;
-use ripen_grid::rows::{Found, Read};
 use ripen_grid::scope::Scope;
 use ripen_pg::ids::{TableOid, TypeOid};
-use ripen_pg::key::Key;
 use ripen_pg::sqlstate::ErrorFields;
-use ripen_pg::tuple::Tuple;
 use ripen_pg::value::Settings;
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
@@ -51,6 +60,7 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::mpsc;
 
 pub use holds::Holds;
+pub use sequences::Sequences;
 pub use status::{Counters, Sources};
 
 /// The answerer of real sessions.
@@ -66,9 +76,15 @@ pub struct Engine {
     /// What happened, for status and metrics.
     pub counters: Counters,
     plans: PlanCache,
+    /// Values of sequences that were drawn in advance.
+    pub sequences: Sequences,
     rewiring: Arc<Rewiring<Hold>>,
     sources: OnceLock<Sources>,
     outliving: mpsc::UnboundedSender<Word>,
+    /// Blocks of sessions here that live where the log is led.
+    pub remotes: Arc<Remotes>,
+    /// Blocks of all nodes' sessions that live here.
+    hosting: Hosting,
 }
 
 impl Engine {
@@ -79,6 +95,7 @@ impl Engine {
         keeper: Arc<Keeper>,
         config: Arc<Config>,
         outliving: mpsc::UnboundedSender<Word>,
+        sequences: Sequences,
     ) -> Engine {
         let publisher = Publisher::new(keeper.store().clone(), grid.clone());
         Engine {
@@ -88,9 +105,12 @@ impl Engine {
             config,
             counters: Counters::default(),
             plans: PlanCache::default(),
+            sequences,
             rewiring: Arc::default(),
             sources: OnceLock::new(),
             outliving,
+            remotes: Arc::default(),
+            hosting: Hosting::default(),
         }
     }
 
@@ -123,50 +143,6 @@ impl Engine {
     /// How a relation is cached, by the configuration.
     pub fn mode(&self, relation: &Relation) -> Mode {
         keeper::mode(&self.config, relation)
-    }
-
-    fn try_read(
-        &self,
-        plan: &ReadPlan,
-        keys: &[Key],
-        params: &Params<'_>,
-        formats: Formats<'_>,
-        settings: &Settings,
-        out: &mut BytesMut,
-    ) -> Result<Result<u64, Vec<RowId>>, Refusal> {
-        let table = plan.table.oid;
-        let start = out.len();
-        let rows = named(table, keys);
-        let fenced = || rows.iter().any(|row| self.grid.fences.has(row));
-        let followed = || self.grid.feed.followed(table);
-        let read = self.grid.rows.read(&rows, fenced, followed, |found| {
-            let unknown: Vec<RowId> = rows
-                .iter()
-                .zip(found)
-                .filter(|(_, found)| matches!(found, Found::Unknown))
-                .map(|(row, _)| row.clone())
-                .collect();
-            if !unknown.is_empty() {
-                return Ok(Err(unknown));
-            }
-            let tuples: Vec<Option<&Tuple>> = found.iter().map(Found::tuple).collect();
-            plan.render(&tuples, params, formats, settings, out).map(Ok)
-        });
-        match read {
-            Read::Fenced => Err(passed(
-                "fenced",
-                "the rows are owned by a passed-through transaction",
-            )),
-            Read::Apart => Err(passed(
-                "apart",
-                "some of the rows were just loaded and the hot cache has not come as far with the others",
-            )),
-            Read::Done(Ok(answer)) => Ok(answer),
-            Read::Done(Err(EvalError::PassThrough(why))) => {
-                out.truncate(start);
-                Err(passed("not-computed", why))
-            }
-        }
     }
 
     fn scope(
@@ -208,11 +184,18 @@ impl Engine {
         }
     }
 
+    /// Whether something of the table may be in memory: it may be cached, or could be when what is pending was queued.
     fn cached(&self, table: TableOid) -> bool {
         let catalog = self.keeper.catalog();
-        catalog.relations.get(&table).is_none_or(|relation| {
-            relation.read_obstacles.is_empty() && self.mode(relation) != Mode::Off
-        })
+        let may_be = catalog.relations.get(&table).is_none_or(|relation| {
+            keeper::cacheable(&self.config, relation) || keeper::appends(&self.config, relation)
+        });
+        may_be || self.grid.has_pending(&Scope::Tables([table].into()))
+    }
+
+    /// Whether writes to the table may be queued now. What is only appended rests on nothing that the stream tells.
+    fn serves(&self, table: &Relation) -> bool {
+        table.appends() || self.grid.feed.serves(table.oid)
     }
 
     /// Whether the newest catalog is the one that a plan has the relation from.
@@ -220,34 +203,42 @@ impl Engine {
         is_of(&self.keeper.catalog(), relation)
     }
 
-    /// The rows that a write names, and the catalog that its plan is of.
+    /// The rows that a write names and refers to, and the catalog that its plan is of.
     fn writable(
         &self,
         plan: &WritePlan,
         params: &Params<'_>,
         settings: &Settings,
-    ) -> Result<(Vec<RowId>, Arc<Catalog>), Refusal> {
+    ) -> Result<Named, Refusal> {
         let table = plan.table.oid;
         let keys = plan
             .keys(params, settings)
             .map_err(|EvalError::PassThrough(why)| passed("not-computed", why))?;
-        if !self.grid.feed.serves(table) {
-            return Err(passed(
-                "not-followed",
-                "the table is not followed by the hot cache",
-            ));
-        }
+        self.followed(&plan.table)?;
         let catalog = self.keeper.catalog();
         if !is_of(&catalog, &plan.table) {
             return Err(passed("not-computed", "the schema has changed meanwhile"));
         }
         let rows = keys.into_iter().map(|key| RowId { table, key });
-        Ok((rows.collect(), catalog))
+        let named = Named::new(rows.collect(), catalog);
+        self.with_parents(named, plan, params, settings)
+    }
+
+    /// Whether changes of the table from outside are heard of, or do not matter.
+    fn followed(&self, table: &Relation) -> Result<(), Refusal> {
+        match self.serves(table) {
+            true => Ok(()),
+            false => Err(passed(
+                "not-followed",
+                "the table is not followed by the hot cache",
+            )),
+        }
     }
 
     /// Whether a write may still be decided after it has waited for rows or room: a plan knows the constraints of its catalog only.
     fn still_writable(&self, plan: &WritePlan) -> Result<(), EvalError> {
-        match self.is_of_now(&plan.table) && self.keeper.is_fresh() {
+        let mut tables = std::iter::once(&plan.table).chain(plan.parent_tables());
+        match tables.all(|table| self.is_of_now(table)) && self.keeper.is_fresh() {
             true => Ok(()),
             false => Err(EvalError::PassThrough("the schema has changed meanwhile")),
         }
@@ -256,30 +247,25 @@ impl Engine {
     /// From now on this node carries out writes of all nodes, where it leads.
     pub fn serve_writes(self: &Arc<Self>) {
         let engine = Arc::downgrade(self);
-        self.grid.set_writer(Arc::new(move |id, below, words| {
+        self.grid.set_writer(Arc::new(move |asked, words| {
             let engine = engine.upgrade();
             Box::pin(async move {
                 match (engine, Forwarded::decode(&words)) {
-                    (Some(engine), Ok(write)) => engine.carry_out(id, below, write).await,
+                    (Some(engine), Ok(write)) => engine.carry_out(asked, write).await,
                     _ => Answer::Elsewhere,
                 }
             })
         }));
     }
 
-    async fn carry_out(&self, id: RequestId, below: u64, write: Forwarded) -> Answer {
-        match self.write_once(id, below, &write).await {
+    async fn carry_out(&self, asked: Asked, write: Forwarded) -> Answer {
+        match self.write_once(asked, &write).await {
             Ok(answer) => answer,
             Err(refusal) => Answer::Done(forwarded::encode_refusal(&refusal)),
         }
     }
 
-    async fn write_once(
-        &self,
-        id: RequestId,
-        below: u64,
-        write: &Forwarded,
-    ) -> Result<Answer, Refusal> {
+    async fn write_once(&self, asked: Asked, write: &Forwarded) -> Result<Answer, Refusal> {
         if !self.keeper.is_fresh() {
             let fresh = self.keeper.until_fresh();
             // Until then everything passes through.
@@ -298,12 +284,14 @@ impl Engine {
             values: &values,
         };
         let formats = Formats(&write.result_formats);
-        let (rows, catalog) = self.writable(plan, &params, &write.settings)?;
+        let named = self.writable(plan, &params, &write.settings)?;
+        let (rows, catalog) = (&named.rows, &named.catalog);
         let (now, mut out) = (Now::of_statement(now_us()), BytesMut::new());
-        let decided = self.grid.write_once(id, below, &catalog, &rows, |images| {
+        let decided = self.grid.write_once(asked, catalog, rows, |images| {
             out.clear();
             self.still_writable(plan)?;
             let settings = &write.settings;
+            let images = named.own(self, images)?;
             let decision = plan.decide(&params, images, now, settings, formats, &mut out)?;
             let answer = forwarded::encode_done(decision.tag, &out);
             Ok::<_, EvalError>((decision.group, answer))
@@ -315,6 +303,58 @@ impl Engine {
             }
             Ok(Err(EvalError::PassThrough(why))) => Err(passed("not-computed", why)),
             Err(GridError::Elsewhere | GridError::Log(_)) => Ok(Answer::Elsewhere),
+            Err(GridError::Locked) => Err(passed("locked", forwarded::LOCKED)),
+            Err(error) => Err(refused(error)),
+        }
+    }
+
+    /// A write whose parameters are complete.
+    async fn write_drawn(
+        &self,
+        asker: Asker<'_>,
+        plan: &WritePlan,
+        params: &Params<'_>,
+        formats: Formats<'_>,
+        out: &mut BytesMut,
+    ) -> Result<CommandTag, Refusal> {
+        if self.grid.has_peers() {
+            let text = (&plan.source, plan.shape());
+            let forwarding = Forwarding::new(asker, text, (params, formats));
+            let asked = self.grid.ask_write(forwarding.encode()).await;
+            let answer = asked.map_err(|error| match error {
+                GridError::NoLeader => Refusal::Error(errors::unknown_outcome()),
+                error => refused(error),
+            })?;
+            let start = out.len();
+            return match forwarded::decode_answer(&answer, out) {
+                Err(refusal) if forwarded::is_locked(&refusal) => {
+                    out.truncate(start);
+                    self.write_after_locks(asker, plan, (params, formats), out)
+                        .await
+                }
+                answer => answer,
+            };
+        }
+        let named = self.writable(plan, params, asker.settings)?;
+        let (now, start) = (Now::of_statement(now_us()), out.len());
+        let decided = self.grid.write(&named.catalog, &named.rows, |images| {
+            out.truncate(start);
+            self.still_writable(plan)?;
+            let images = named.own(self, images)?;
+            let decision = plan.decide(params, images, now, asker.settings, formats, out)?;
+            Ok::<_, EvalError>((decision.group, decision.tag))
+        });
+        match decided.await {
+            Ok(Ok(tag)) => {
+                self.counters.writes.fetch_add(1, Ordering::Relaxed);
+                Ok(tag)
+            }
+            Ok(Err(EvalError::PassThrough(why))) => Err(passed("not-computed", why)),
+            Err(GridError::Locked) => {
+                out.truncate(start);
+                self.write_after_locks(asker, plan, (params, formats), out)
+                    .await
+            }
             Err(error) => Err(refused(error)),
         }
     }
@@ -342,23 +382,13 @@ impl Engine {
     }
 }
 
-fn named(table: TableOid, keys: &[Key]) -> Vec<RowId> {
-    let row = |key: &Key| RowId {
-        table,
-        key: key.clone(),
-    };
-    keys.iter().map(row).collect()
-}
-
 fn passed(code: &'static str, text: &'static str) -> Refusal {
     Refusal::PassThrough(Reason::new(code, text))
 }
 
-fn no_lease() -> Refusal {
-    passed(
-        "no-lease",
-        "this node does not know whether it has heard of all that others have written",
-    )
+/// A block that was not begun: in a cluster nothing may be done in it here.
+fn stray() -> Refusal {
+    passed("transaction", "the transaction is Postgres's")
 }
 
 fn is_of(catalog: &Catalog, relation: &Arc<Relation>) -> bool {
@@ -374,6 +404,7 @@ fn refused(error: GridError) -> Refusal {
         ),
         GridError::TooLarge => passed("too-large", "the rows are too large for the log"),
         GridError::NotLoadable(_) => passed("not-loaded", "the rows could not be loaded"),
+        GridError::Crowded => passed("crowded", "there are too many row locks"),
         other => Refusal::Error(errors::of_grid(&other)),
     }
 }
@@ -389,6 +420,7 @@ fn now_us() -> i64 {
 
 impl Answerer for Engine {
     type Holds = Holds;
+    type Block = Kept;
 
     fn plans(&self) -> bool {
         true
@@ -405,7 +437,7 @@ impl Answerer for Engine {
         };
         if !self.keeper.is_fresh() {
             let why = "another node has changed the schema";
-            let plan = PassPlan::unknown(Reason::new("outdated", why));
+            let plan = PassPlan::unknown(Reason::new("outdated", why)).with_text(sql);
             return Arc::new(Planned {
                 plan: Plan::PassThrough(Arc::new(plan)),
                 epoch: catalog.epoch,
@@ -418,6 +450,7 @@ impl Answerer for Engine {
                     Plan::PassThrough(_) if catalog.remembered => {
                         let what = "the catalog has not been read yet";
                         let unknown = PassPlan::unknown(Reason::new("remembered", what));
+                        let unknown = unknown.with_text(sql);
                         Plan::PassThrough(Arc::new(unknown))
                     }
                     plan => plan,
@@ -469,58 +502,125 @@ impl Answerer for Engine {
         formats: Formats<'_>,
         out: &mut BytesMut,
     ) -> Result<u64, Refusal> {
-        let keys = plan
-            .keys(params, asker.settings)
-            .map_err(|EvalError::PassThrough(why)| passed("not-computed", why))?;
-        for _ in 0..LOAD_ATTEMPTS_MAX {
-            if !self.grid.feed.serves(plan.table.oid) {
-                self.counters.bypassed.fetch_add(1, Ordering::Relaxed);
-                return Err(passed(
-                    "not-followed",
-                    "the table is not followed by the hot cache",
-                ));
+        self.read_by_key(asker.settings, (plan, None), params, formats, out)
+            .await
+    }
+
+    fn keeps_blocks(&self) -> bool {
+        true
+    }
+
+    fn begin(&self) -> Kept {
+        match self.grid.has_peers() {
+            true => Kept::There(Remote::new(&self.remotes, now_us())),
+            false => Kept::Here(Block::new()),
+        }
+    }
+
+    fn has_done(&self, block: &Kept) -> bool {
+        match block {
+            Kept::Here(block) => block.has_done(),
+            Kept::There(remote) => remote.has_done(),
+        }
+    }
+
+    async fn read_in(
+        &self,
+        asker: Asker<'_>,
+        block: &mut Kept,
+        plan: &ReadPlan,
+        params: &Params<'_>,
+        formats: Formats<'_>,
+        out: &mut BytesMut,
+    ) -> Result<u64, Refusal> {
+        match (block, plan.lock) {
+            (Kept::Here(_), _) if self.grid.has_peers() => Err(stray()),
+            (Kept::Here(block), None) => {
+                let read = (plan, Some(&*block));
+                self.read_by_key(asker.settings, read, params, formats, out)
+                    .await
             }
-            if !self.grid.is_sure() {
-                if !self.grid.until_sure().await {
-                    return Err(no_lease());
-                }
-                continue;
+            (Kept::Here(block), Some(lock)) => {
+                let params = (params, formats);
+                self.lock_in_block(asker.into(), block, (plan, lock), params, out)
+                    .await
             }
-            if self.grid.feed.behind() && !self.grid.feed.is_exclusive(plan.table.oid) {
-                let caught_up =
-                    tokio::time::timeout(CATCH_UP_WAIT, self.grid.feed.until_caught_up());
-                if caught_up.await.is_err() {
-                    self.counters.bypassed.fetch_add(1, Ordering::Relaxed);
-                    return Err(passed(
-                        "behind",
-                        "the node has not heard yet what it missed",
-                    ));
-                }
-                continue;
-            }
-            match self.try_read(plan, &keys, params, formats, asker.settings, out)? {
-                Ok(rows) => {
-                    if self.grid.has_peers() {
-                        let read = named(plan.table.oid, &keys);
-                        let settled = self.grid.settle_read(&read).await;
-                        settled.map_err(|_| no_lease())?;
-                    }
-                    self.counters.reads.fetch_add(1, Ordering::Relaxed);
-                    return Ok(rows);
-                }
-                Err(unknown) => {
-                    self.counters.misses.fetch_add(1, Ordering::Relaxed);
-                    self.grid.load(&unknown).await.map_err(refused)?;
-                    if !self.is_of_now(&plan.table) {
-                        return Err(passed("not-computed", "the schema has changed meanwhile"));
-                    }
-                }
+            (Kept::There(remote), _) => {
+                self.read_there(asker, remote, plan, (params, formats), out)
+                    .await
             }
         }
-        Err(passed(
-            "contended",
-            "the rows change faster than they can be loaded",
-        ))
+    }
+
+    async fn write_in(
+        &self,
+        asker: Asker<'_>,
+        block: &mut Kept,
+        plan: &WritePlan,
+        params: &Params<'_>,
+        formats: Formats<'_>,
+        out: &mut BytesMut,
+    ) -> Result<CommandTag, Refusal> {
+        match block {
+            Kept::Here(_) if self.grid.has_peers() => Err(stray()),
+            block => {
+                self.write_in_kept(asker, block, plan, (params, formats), out)
+                    .await
+            }
+        }
+    }
+
+    async fn savepoint(&self, block: &mut Kept, plan: &LocalPlan) -> Result<bool, Refusal> {
+        self.savepoint_in(block, plan).await
+    }
+
+    async fn commit(&self, _: Asker<'_>, block: &mut Kept) -> Result<(), Refusal> {
+        match block {
+            Kept::Here(block) => self.commit_block(block).await,
+            Kept::There(remote) => remote.commit(&self.grid).await,
+        }
+    }
+
+    async fn roll_back(&self, block: &mut Kept) {
+        if let Kept::There(remote) = block {
+            // Who does not answer finds out otherwise.
+            let _ = remote.end(&self.grid).await;
+        }
+    }
+
+    fn fail(&self, block: &mut Kept) {
+        match block {
+            Kept::Here(block) => block.fail(),
+            Kept::There(remote) if !remote.has_savepoints() => *remote = remote.anew(),
+            Kept::There(_) => {}
+        }
+    }
+
+    async fn nudged(&self, block: &Kept) {
+        match block {
+            Kept::Here(block) => block.nudged().await,
+            Kept::There(remote) => remote.nudged().await,
+        }
+    }
+
+    async fn promote(
+        &self,
+        asker: Asker<'_>,
+        block: &mut Kept,
+        holds: &mut Holds,
+        why: &Reason,
+    ) -> Result<Vec<Redo>, ErrorFields> {
+        match block {
+            Kept::Here(block) => self.promote_block(block, holds, why).await,
+            Kept::There(remote) => self.promote_there(asker, remote, holds, why).await,
+        }
+    }
+
+    async fn moved(&self, block: &mut Kept) -> Result<(), ErrorFields> {
+        match block {
+            Kept::Here(_) => Ok(()),
+            Kept::There(remote) => remote.end(&self.grid).await.map_err(hosted::told),
+        }
     }
 
     async fn write(
@@ -531,39 +631,21 @@ impl Answerer for Engine {
         formats: Formats<'_>,
         out: &mut BytesMut,
     ) -> Result<CommandTag, Refusal> {
-        if self.grid.has_peers() {
-            let forwarding = Forwarding {
-                facts: asker.facts,
-                settings: asker.settings,
-                sql: &plan.source.sql,
-                declared: &plan.source.declared,
-                shape: plan.shape(),
-                params,
-                formats,
-            };
-            let asked = self.grid.ask_write(forwarding.encode()).await;
-            let answer = asked.map_err(|error| match error {
-                GridError::NoLeader => Refusal::Error(errors::unknown_outcome()),
-                error => refused(error),
-            })?;
-            return forwarded::decode_answer(&answer, out);
+        if plan.draws.is_empty() {
+            return self.write_drawn(asker, plan, params, formats, out).await;
         }
-        let (rows, catalog) = self.writable(plan, params, asker.settings)?;
-        let (now, start) = (Now::of_statement(now_us()), out.len());
-        let decided = self.grid.write(&catalog, &rows, |images| {
-            out.truncate(start);
-            self.still_writable(plan)?;
-            let decision = plan.decide(params, images, now, asker.settings, formats, out)?;
-            Ok::<_, EvalError>((decision.group, decision.tag))
-        });
-        match decided.await {
-            Ok(Ok(tag)) => {
-                self.counters.writes.fetch_add(1, Ordering::Relaxed);
-                Ok(tag)
-            }
-            Ok(Err(EvalError::PassThrough(why))) => Err(passed("not-computed", why)),
-            Err(error) => Err(refused(error)),
+        let drawn = self.draw(asker, plan, params).await?;
+        let all = drawn.behind(params);
+        let params = all.params();
+        let written = self.write_drawn(asker, plan, &params, formats, out).await;
+        if written.is_ok() {
+            asker.given.give(&drawn.given);
         }
+        written
+    }
+
+    async fn next_value(&self, asker: Asker<'_>, sequence: &Arc<Sequence>) -> Option<i64> {
+        self.give_next(asker, sequence).await
     }
 
     async fn catch_up(&self) -> Result<(), ErrorFields> {
@@ -627,10 +709,14 @@ impl Answerer for Engine {
                 Ok(())
             }
             LocalPlan::Empty
+            | LocalPlan::Sequence(_)
             | LocalPlan::Begin { .. }
             | LocalPlan::Commit { .. }
-            | LocalPlan::Rollback { .. } => {
-                unreachable!("the session answers transaction commands itself")
+            | LocalPlan::Rollback { .. }
+            | LocalPlan::Savepoint(_)
+            | LocalPlan::Release(_)
+            | LocalPlan::RollbackTo(_) => {
+                unreachable!("the session answers transaction commands and sequences itself")
             }
         }
     }

@@ -2,13 +2,18 @@
 //!
 //! Never guesses: any error, constraint violation, missing column or unproved case is [`EvalError::PassThrough`], so that Postgres itself says it.
 
+pub mod aggregates;
 mod array;
 pub mod bind;
+mod drawn;
+pub(crate) mod each;
 pub mod expr;
 pub mod keys;
 mod read;
 pub mod render;
 mod write;
+
+pub use drawn::Drawn;
 
 use ripen_cachestore::change::CommitGroup;
 use ripen_pg::ids::TypeOid;

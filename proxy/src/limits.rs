@@ -33,6 +33,12 @@ pub const SMALL_FRAME_BYTES_MAX: usize = 10_000;
 /// Postgres's bound for messages that carry data (`PQ_LARGE_MESSAGE_LIMIT`). Reached: Postgres is left to refuse it.
 pub const LARGE_FRAME_BYTES_MAX: usize = 0x3fff_ffff - 1;
 
+/// Savepoints of a transaction block that Postgres knows nothing of. Reached: the block goes on in Postgres.
+pub const SAVEPOINTS_MAX: usize = 1000;
+
+/// Tables that such a block may have written to. Reached: as above.
+pub const TABLES_OF_BLOCK_MAX: usize = 1000;
+
 /// Client connections when the configuration names no number. Reached: 53300, as Postgres says it.
 pub const CLIENTS_MAX: usize = 20_000;
 
@@ -115,6 +121,12 @@ pub const NODE_DRAIN_WAIT: Duration = Duration::from_secs(10);
 /// How long a node that is asked to leave waits until the others go on without it. Reached: it stays, and says so.
 pub const NODE_LEAVE_WAIT: Duration = Duration::from_secs(60);
 
+/// Time between looks whether anybody leads the cluster that this node is to leave. Bounded by [`NODE_LEAVE_WAIT`].
+pub const NODE_LEAVE_PERIOD: Duration = Duration::from_millis(200);
+
+/// How long a node that leaves waits until nothing is held for transactions of its clients, who are gone. Reached: the leader gives it back when their backends are gone from Postgres.
+pub const GIVE_BACK_WAIT: Duration = Duration::from_secs(2);
+
 /// Bytes of an answer of the admin server that `ripen node` reads: thousands of members. Reached: it is refused.
 pub const NODE_ANSWER_BYTES_MAX: usize = 1 << 20;
 
@@ -181,3 +193,36 @@ pub const LAST_NODE_WAIT: Duration = Duration::from_secs(5);
 
 /// How often it asks for that.
 pub const LAST_NODE_ASKS: usize = 2;
+
+/// Most logs of a node. Each has threads, files and a sync of its own; more of them than disks or cores only make batches smaller. Reached: the configuration is refused.
+pub const LOGS_MAX: u8 = 16;
+
+/// Rows that an INSERT may make of arrays (`unnest`). Reached: it passes through.
+pub const UNNEST_ROWS_MAX: usize = 1_000;
+
+/// Values of sequences and random ones that one statement may draw: one batch of an ORM. Reached: it passes through.
+pub const DRAWS_MAX: usize = 1_000;
+
+/// Values that are first drawn in advance from a sequence: lost at a stop, as those of Postgres's CACHE.
+pub const SEQUENCE_BLOCK_MIN: usize = 32;
+
+/// Values drawn at once from a sequence that is in heavy use. More are not: what is lost at a stop stays small. Not below [`DRAWS_MAX`].
+pub const SEQUENCE_BLOCK_MAX: usize = 1_024;
+
+/// A sequence that has fewer values left than this many of the largest blocks is not drawn from in advance: those who draw from it one by one must get the last ones, and the error.
+pub const SEQUENCE_BLOCKS_LEFT_MIN: i64 = 4;
+
+/// How long a statement waits for values of a sequence: longer than for one block, so that only a sequence that others have locked leaves gaps. Reached: it passes through.
+pub const SEQUENCE_WAIT: Duration = Duration::from_secs(3);
+
+/// How long a lock on a sequence is waited for to make its last value known to a session's backend; others that draw from it wait as long. Reached: the question is refused.
+pub const RECALL_LOCK_WAIT: Duration = Duration::from_secs(1);
+
+/// How long one block is waited for. Reached: its values are lost, and other sequences have their turn.
+pub const SEQUENCE_FETCH_MAX: Duration = Duration::from_secs(2);
+
+/// How long nothing is drawn in advance from a sequence that gave nothing: its statements pass through, at no cost of a question each.
+pub const SEQUENCE_PAUSE: Duration = Duration::from_secs(1);
+
+/// Sequences of which values are kept. Dropped ones are among them. Reached: all values are given up, as at a stop.
+pub const SEQUENCES_MAX: usize = 10_000;

@@ -4,8 +4,8 @@
 mod render;
 
 pub use render::{
-    Answer, CLIENT_COLUMNS, NODE_COLUMNS, STANDBY_COLUMNS, clients, nodes, openmetrics, show,
-    standbys,
+    Answer, CLIENT_COLUMNS, LOG_COLUMNS, NODE_COLUMNS, STANDBY_COLUMNS, clients, logs, nodes,
+    openmetrics, show, standbys,
 };
 
 use ripen_grid::cluster::status::MemberStatus;
@@ -17,10 +17,14 @@ use serde::Serialize;
 pub struct Status {
     /// Why this Ripen cannot serve now, for people; `None` when it can.
     pub not_ready: Option<String>,
+    /// Why the replication stream is not up, and what to do, for people; empty while it is, and before it was first tried.
+    pub hotcache_obstacle: String,
     /// The single numbers.
     pub totals: Totals,
     /// Per table known to the catalog and not `off` by configuration.
     pub tables: Vec<TableStatus>,
+    /// Per log of this node.
+    pub logs: Vec<LogStatus>,
     /// How often statements got each plan, and why.
     pub plans: Vec<PlanCount>,
     /// Standbys of the system of record, as this node sees them where it leads.
@@ -63,6 +67,25 @@ pub struct TableStatus {
     pub hits: u64,
     /// Times that a read had to load rows.
     pub misses: u64,
+}
+
+/// One log.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct LogStatus {
+    /// Its number, from 0.
+    pub log: u8,
+    /// Tables whose changes it has had, since they last left it.
+    pub tables: u64,
+    /// Rows acknowledged and not known to be in Postgres.
+    pub pending_rows: u64,
+    /// Their bytes.
+    pub pending_bytes: u64,
+    /// Flush transactions that Postgres has of it.
+    pub flushes: u64,
+    /// Times that it was forced to disk, since the start.
+    pub syncs: u64,
+    /// Its size on disk.
+    pub disk_bytes: u64,
 }
 
 /// One client connection. Not part of [`Status`]: there may be thousands, and not everybody may see them.
@@ -159,6 +182,12 @@ totals! {
     Cache Counter loads: u64, "Load queries sent to Postgres.";
     Cache Counter loads_poisoned: u64, "Loads answered but not kept, because a fence or change passed them.";
     Cache Counter evictions: u64, "Clean rows dropped for memory or age.";
+    Cache Counter set_hits: u64, "Reads of keyed sets (rows by a value of an index) answered from memory; they count as hits, too.";
+    Cache Counter set_misses: u64, "Times that a read had to load sets from Postgres; they count as misses, too.";
+    Cache Gauge sets: u64, "Keyed sets in memory.";
+    Cache Gauge set_rows: u64, "Rows that may be in them, counted once for each set; they count as cached_rows only while the rows themselves are in memory.";
+    Cache Gauge set_bytes: u64, "Estimated bytes of sets beside their rows; part of memory_bytes.";
+    Cache Counter set_evictions: u64, "Sets given up for memory. (Those that end with their table's past are not counted.)";
     Cache Gauge cached_rows: u64, "Rows in memory, known-absent keys included.";
     Cache Gauge memory_bytes: u64, "Estimated bytes of rows in memory.";
     Cache Gauge memory_pinned_bytes: u64, "Those of memory_bytes that cannot be given up now: pending rows, and rows being loaded.";

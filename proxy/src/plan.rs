@@ -4,6 +4,7 @@
 
 pub mod compile;
 pub mod effects;
+mod exists;
 pub mod facts;
 mod keyed;
 pub mod local;
@@ -17,11 +18,13 @@ pub mod reason;
 mod relation;
 pub mod rights;
 pub mod scope;
+pub mod sequences;
 pub mod touch;
 pub mod types;
 pub mod utility;
 pub mod write;
 
+pub use compile::Draw;
 pub use effects::{Effects, Isolation, TxControl};
 pub use facts::{Mode, SessionFacts};
 pub use local::{LocalCall, LocalPlan, Shown};
@@ -29,6 +32,7 @@ pub use pass::{PassPlan, StatementKind};
 pub use read::ReadPlan;
 pub use reason::Reason;
 pub use scope::ScopeTemplate;
+pub use sequences::{SequenceAsk, SequencePlan, SequenceUse};
 pub use write::WritePlan;
 
 use names::Names;
@@ -64,11 +68,11 @@ pub fn plan(
     let names = Names { catalog, facts };
     if !facts.standard_conforming_strings && sql.contains('\\') {
         let reason = Reason::new("string-syntax", "standard_conforming_strings is off");
-        return pass(PassPlan::unknown(reason));
+        return pass(PassPlan::unknown(reason).with_text(sql));
     }
     let statements = match parse::parse(sql) {
         Ok(statements) => statements,
-        Err(reason) => return pass(PassPlan::unknown(reason)),
+        Err(reason) => return pass(PassPlan::unknown(reason).with_text(sql)),
     };
     match &statements[..] {
         [] => Plan::Local(LocalPlan::Empty),
@@ -81,9 +85,12 @@ pub fn plan(
                 names,
             },
         ),
-        several => pass(PassPlan::of(names, several, None, |_| {
-            Reason::new("several-statements", "the text holds several statements")
-        })),
+        several => {
+            let plan = PassPlan::of(names, several, None, |_| {
+                Reason::new("several-statements", "the text holds several statements")
+            });
+            pass(plan.with_text(sql))
+        }
     }
 }
 
@@ -103,25 +110,37 @@ fn single(statement: &NodeEnum, asked: &Asked<'_>) -> Plan {
     if let Some(local) = local::recognize(statement) {
         return Plan::Local(local);
     }
+    if let Some(plan) = sequences::lone(asked.names, statement, asked.mode) {
+        return Plan::Local(LocalPlan::Sequence(plan));
+    }
     let pass_plan = |narrow, reason: Reason| {
         let statements = std::slice::from_ref(statement);
-        PassPlan::of(asked.names, statements, narrow, |_| reason)
+        let plan = PassPlan::of(asked.names, statements, narrow, |_| reason);
+        plan.with_text(asked.sql)
     };
     let refused = match compiled(statement, asked) {
         Ok(Compiled::Read(draft)) => {
-            let narrow = Narrow::both(draft.table.oid, draft.query.keys.clone());
-            let reason = Reason::new("read", "is answered from memory");
-            let fallback = pass_plan(Some(narrow), reason);
-            return Plan::Read(Arc::new(draft.finish(Arc::new(fallback))));
+            let narrow = match draft.set {
+                None => Some(Narrow::both(draft.table.oid, draft.query.keys.clone())),
+                Some(_) => narrow::of(asked.names, statement, asked.declared, asked.sql),
+            };
+            let reason = match draft.lock {
+                None => Reason::new("read", "is answered from memory"),
+                Some(_) => Reason::new("row-locks", "locks rows"),
+            };
+            let fallback = pass_plan(narrow, reason);
+            let source = write::Source::new(asked.sql, asked.declared);
+            return Plan::Read(Arc::new(draft.finish(Arc::new(fallback), source)));
         }
         Ok(Compiled::Write(draft)) => {
-            let narrow = Narrow::both(draft.table.oid, draft.query.keys.clone());
-            let reason = Reason::new("write", "is queued");
-            let fallback = pass_plan(Some(narrow), reason);
-            let source = write::Source {
-                sql: asked.sql.to_owned(),
-                declared: asked.declared.to_vec(),
+            // What Postgres would draw in its place is not known.
+            let narrow = match draft.draws.is_empty() && draft.query.each.is_none() {
+                true => Some(Narrow::both(draft.table.oid, draft.query.keys.clone())),
+                false => narrow::of(asked.names, statement, asked.declared, asked.sql),
             };
+            let reason = Reason::new("write", "is queued");
+            let fallback = pass_plan(narrow, reason);
+            let source = write::Source::new(asked.sql, asked.declared);
             return Plan::Write(Arc::new(draft.finish(Arc::new(fallback), source)));
         }
         Err(reason) => reason,
@@ -155,7 +174,7 @@ fn compiled(statement: &NodeEnum, asked: &Asked<'_>) -> Result<Compiled, Reason>
             read::compile(names, select, declared, mode).map(Compiled::Read)
         }
         other if kind.is_some() => {
-            write::compile(names, other, declared, mode).map(Compiled::Write)
+            write::compile(names, other, declared, mode, asked.sql).map(Compiled::Write)
         }
         other => Err(general_reason(other)),
     }

@@ -10,8 +10,9 @@ use ripen_cachestore::backends::BackendPid;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::task::Context;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::sync::Notify;
+use tokio::time::timeout;
 
 /// A session's number, unique in this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -24,8 +25,12 @@ pub struct Registry {
     connections: AtomicUsize,
     admitted: AtomicU64,
     refused: AtomicU64,
-    /// An [`Ending`] as a number; only grows.
+    /// An [`Ending`] as a number; only grows: the process ends.
     ending: AtomicU8,
+    /// The same while clients are sent away, see [`Registry::send_away`].
+    away: AtomicU8,
+    /// Told when the last session has ended.
+    emptied: Notify,
     sessions: Mutex<HashMap<SessionId, Arc<Entry>>>,
     keys: Mutex<HashMap<Bytes, Arc<Entry>>>,
 }
@@ -162,6 +167,43 @@ impl Registry {
         }
     }
 
+    /// Asks all sessions to end, and lets nobody in, until what it answers is dropped.
+    pub fn send_away(self: &Arc<Self>) -> Away {
+        self.set_away(Ending::WhenIdle);
+        Away(Some(Arc::clone(self)))
+    }
+
+    fn set_away(&self, ending: Ending) {
+        self.away.store(ending as u8, Ordering::SeqCst);
+        for entry in self.list() {
+            entry.waker.wake();
+        }
+    }
+
+    /// Whether clients that come now are sent away.
+    pub fn is_closed(&self) -> bool {
+        self.away.load(Ordering::SeqCst) != Ending::Never as u8
+    }
+
+    async fn emptied(&self) {
+        loop {
+            let told = self.emptied.notified();
+            if self.sessions.lock().is_empty() {
+                return;
+            }
+            told.await;
+        }
+    }
+
+    fn ending(&self) -> Ending {
+        let ending = self.ending.load(Ordering::SeqCst);
+        match ending.max(self.away.load(Ordering::SeqCst)) {
+            0 => Ending::Never,
+            1 => Ending::WhenIdle,
+            _ => Ending::Now,
+        }
+    }
+
     /// Everyone, by number.
     pub fn list(&self) -> Vec<Arc<Entry>> {
         let mut list: Vec<_> = self.sessions.lock().values().cloned().collect();
@@ -184,6 +226,34 @@ pub struct Admission(Arc<Registry>);
 impl Drop for Admission {
     fn drop(&mut self) {
         self.0.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Clients are sent away. Dropped, they may come again, unless [`Away::for_good`].
+#[derive(Debug)]
+pub struct Away(Option<Arc<Registry>>);
+
+impl Away {
+    /// Waits until no session is left: for so long until their transactions have ended, then they end at once. Cancel safe.
+    pub async fn complete(&self, patience: Duration) {
+        let Some(registry) = &self.0 else { return };
+        if timeout(patience, registry.emptied()).await.is_err() {
+            registry.set_away(Ending::Now);
+            registry.emptied().await;
+        }
+    }
+
+    /// Nobody comes back.
+    pub fn for_good(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Away {
+    fn drop(&mut self) {
+        if let Some(registry) = &self.0 {
+            registry.set_away(Ending::Never);
+        }
     }
 }
 
@@ -247,11 +317,7 @@ impl Registered {
     /// Whether the session is to end; the task is woken when that changes. Costs a session that waits next to nothing: it asks at each turn.
     pub fn poll_ending(&self, cx: &Context<'_>) -> Ending {
         self.entry.waker.register(cx.waker());
-        match self.registry.ending.load(Ordering::SeqCst) {
-            0 => Ending::Never,
-            1 => Ending::WhenIdle,
-            _ => Ending::Now,
-        }
+        self.registry.ending()
     }
 
     /// Resolves when a cancel request came while waiting here. Cancel safe.
@@ -262,7 +328,12 @@ impl Registered {
 
 impl Drop for Registered {
     fn drop(&mut self) {
-        self.registry.sessions.lock().remove(&self.entry.id);
+        let mut sessions = self.registry.sessions.lock();
+        sessions.remove(&self.entry.id);
+        if sessions.is_empty() {
+            self.registry.emptied.notify_waiters();
+        }
+        drop(sessions);
         if let Some(key) = self.key.take() {
             self.registry.keys.lock().remove(&key);
         }
@@ -286,6 +357,30 @@ mod tests {
         drop(session);
         assert_eq!(registry.cancel(&told), Cancel::Unknown);
         assert!(registry.list().is_empty());
+    }
+
+    #[tokio::test]
+    async fn clients_are_sent_away_until_it_is_given_up() {
+        let registry = Arc::new(Registry::default());
+        let session = registry.enter("here".to_owned());
+        let ending = |session: &Registered| {
+            session.poll_ending(&Context::from_waker(std::task::Waker::noop()))
+        };
+        let told = || (ending(&session), registry.is_closed());
+        let away = registry.send_away();
+        assert_eq!(told(), (Ending::WhenIdle, true));
+        drop(away);
+        assert_eq!(told(), (Ending::Never, false));
+        let away = registry.send_away();
+        let leaving = async {
+            while ending(&session) != Ending::Now {
+                tokio::task::yield_now().await;
+            }
+            drop(session);
+        };
+        tokio::join!(away.complete(Duration::ZERO), leaving);
+        away.for_good();
+        assert!(registry.is_closed());
     }
 
     #[test]

@@ -39,6 +39,8 @@ pub(crate) enum Said {
 pub(crate) struct OwnAnswer {
     /// Columns of the last row, as text.
     pub(crate) row: Option<Vec<Option<String>>>,
+    /// How many rows each of its statements says it was about.
+    pub(crate) counts: Vec<u64>,
     /// The ErrorResponse, if it failed, header included.
     pub(crate) error: Option<Bytes>,
     /// Transaction status afterwards.
@@ -129,9 +131,10 @@ impl Relay {
             b'Z' | b'S' => true,
             b'D' => matches!(self.awaited.front(), Some(Expect::Own)),
             b'E' if self.awaited.is_empty() => true,
+            b'C' => matches!(self.awaited.front(), Some(Expect::Redo)),
             b'E' => matches!(
                 self.awaited.front(),
-                Some(Expect::Own | Expect::Refused { .. })
+                Some(Expect::Own | Expect::Redo | Expect::Refused { .. })
             ),
             _ => false,
         }
@@ -155,6 +158,7 @@ impl Relay {
                 return Some(Said::Setting(next(), next()));
             }
             b'D' => self.own.row = text_row(body),
+            b'C' => self.own.counts.push(rows_of(body)),
             _ => match self.awaited.front() {
                 Some(Expect::Refused { error }) => {
                     output.extend_from_slice(error);
@@ -175,7 +179,7 @@ impl Relay {
             return Some(Said::Ready(status));
         }
         match self.awaited.front() {
-            Some(Expect::Own) => {
+            Some(Expect::Own | Expect::Redo) => {
                 self.awaited.pop();
                 let answer = OwnAnswer {
                     status,
@@ -183,7 +187,7 @@ impl Relay {
                 };
                 Some(Said::OwnDone(answer))
             }
-            Some(Expect::Sync | Expect::Query { .. }) => {
+            Some(Expect::Sync | Expect::Query { .. } | Expect::End) => {
                 self.awaited.pop();
                 self.awaited.ready();
                 Some(Said::Ready(status))
@@ -196,6 +200,7 @@ impl Relay {
     fn note(&mut self, tag: u8, names: &mut Names) -> Option<Said> {
         let front = self.awaited.front();
         let answered = match tag {
+            b'1' | b'2' | b'3' | b'n' if matches!(front, Some(Expect::Redo)) => return None,
             b'1' => matches!(front, Some(Expect::Parse { .. })),
             b'2' => matches!(front, Some(Expect::Bind { .. })),
             b'3' => matches!(
@@ -205,7 +210,12 @@ impl Relay {
             b'n' => matches!(front, Some(Expect::Describe)),
             b'T' if matches!(front, Some(Expect::Query { .. } | Expect::Own)) => return None,
             b'T' => matches!(front, Some(Expect::Describe)),
-            b'C' | b'I' if matches!(front, Some(Expect::Query { .. } | Expect::Own)) => {
+            b'C' | b'I'
+                if matches!(
+                    front,
+                    Some(Expect::Query { .. } | Expect::End | Expect::Own)
+                ) =>
+            {
                 return None;
             }
             b'C' | b'I' | b's' => matches!(front, Some(Expect::Execute)),
@@ -248,6 +258,14 @@ fn forward(input: &mut BytesMut, output: &mut BytesMut, count: usize) {
         output.extend_from_slice(&input[..count]);
         input.advance(count);
     }
+}
+
+/// The number at the end of a command tag; 0 where there is none.
+fn rows_of(tag: &[u8]) -> u64 {
+    let tag = tag.strip_suffix(&[0]).unwrap_or(tag);
+    let last = tag.rsplit(|byte| *byte == b' ').next();
+    let number = last.and_then(|word| std::str::from_utf8(word).ok()?.parse().ok());
+    number.unwrap_or(0)
 }
 
 /// The columns of a DataRow in text format; `None` when it is damaged.

@@ -6,6 +6,7 @@
 mod claim;
 mod cluster;
 mod follow;
+mod logs;
 mod memo;
 mod memory;
 mod orphans;
@@ -19,11 +20,11 @@ use crate::config::{ClusterError, Config, Durability};
 use crate::engine::keeper::{self, Keeper};
 use crate::engine::outliving::end_outliving;
 use crate::engine::publisher;
-use crate::engine::{Engine, Sources};
+use crate::engine::{Engine, Sequences, Sources};
 use crate::limits::HAND_OVER_WAIT;
 use crate::logins::Logins;
 use crate::metrics::{ClientStatus, Status};
-use crate::nodes::control::{Alone, Clustered, NodeControl};
+use crate::nodes::control::{Alone, Clustered, GivenBack, NodeControl};
 use crate::nodes::identity::IdentityError;
 use crate::registry::Entry;
 use crate::tls;
@@ -31,6 +32,8 @@ use arc_swap::ArcSwap;
 use claim::{ClaimError, Claiming, Holder};
 use follow::{FollowStats, Follower};
 use futures_util::FutureExt;
+use futures_util::future::select_all;
+use logs::{Assigner, FoldersError};
 use memo::Memo;
 use relay::{Post, Relaying};
 use ripen_cachestore::catalog::Catalog;
@@ -40,7 +43,7 @@ use ripen_cachestore::{Store, Upstream, failpoint};
 use ripen_grid::cluster::MemberError;
 use ripen_grid::flusher::{FlusherError, Pace};
 use ripen_grid::grid::{Grid, GridOptions};
-use ripen_grid::log::{self, LogError, LogOptions};
+use ripen_grid::log::{self, Log, LogError, LogOptions};
 use ripen_grid::node::{Node, NodeError, NodeParts};
 use ripen_grid::scope::Scope;
 use ripen_hotcache::{HotCache, Prober};
@@ -56,7 +59,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use upkeep::{Readiness, Upkeep};
 
-/// The log's number in `ripen.progress`: one log for now.
+/// The first log's number in `ripen.progress`; the others follow.
 const LOG_NUMBER: i32 = 0;
 
 /// Why Ripen did not start, or ended by itself.
@@ -85,6 +88,9 @@ pub enum StartError {
     /// What was said about other nodes.
     #[error(transparent)]
     Cluster(#[from] ClusterError),
+    /// The folders of several logs.
+    #[error(transparent)]
+    Folders(#[from] FoldersError),
     /// This node's number.
     #[error(transparent)]
     Identity(#[from] IdentityError),
@@ -143,18 +149,23 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), StartErr
     let (claim, claimed) = watch::channel(false);
     let mut log = log_options(&config);
     let member = cluster::member(&config, &mut log).await?;
+    let folders = logs::Folders::of(&config.data_dir, config.logs)?;
+    if member.is_some() {
+        folders.check_one()?;
+    }
     let mut parts = node_parts(&config, &store, &current, &holder, &claimed);
     parts.cluster = member;
-    let opening = Node::open(log, parts);
+    let opening = Node::open_several(folders.logs(&log), parts);
     let Some(node) = stop.run_until_cancelled(opening).await else {
         return Ok(());
     };
     let node = node?;
+    folders.remember()?;
     let server = Server::assemble(config, store, current, &node)?;
     let claiming = Claiming {
         store: server.store.clone(),
         log_number: LOG_NUMBER,
-        cluster: node.member.as_ref().map(|_| node.key().identity),
+        cluster: node.member.as_ref().map(|_| node.log().identity()),
         holder,
         grid: server.grid.clone(),
         claimed: claim,
@@ -174,14 +185,22 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), StartErr
     });
     front.serve_cancels();
     let control: Arc<dyn NodeControl> = match &node.member {
-        Some(member) => Arc::new(Clustered::new(member.operator(), front.stop.clone())),
+        Some(member) => {
+            let (grid, clients) = (node.grid.clone(), front.registry.clone());
+            let given_back: GivenBack = Box::new(move || {
+                let grid = grid.clone();
+                Box::pin(async move { grid.until_given_back().await })
+            });
+            let (operator, stop) = (member.operator(), front.stop.clone());
+            Arc::new(Clustered::new(operator, clients, given_back, stop))
+        }
         None => Arc::new(Alone { log: node.log() }),
     };
     let source = server.status_source(front.clone(), control.clone());
-    let admin = admin::serve(admin, source, control, server.stop.clone());
+    let admin = admin::serve(admin, source, control.clone(), server.stop.clone());
     server.tasks.spawn(admin);
     tracing::info!(listen = %server.config.listen, admin = %server.config.admin_listen, upstream = %server.config.upstream, "serving");
-    let ended = server.serve(clients, front, node, claim).await;
+    let ended = server.serve(clients, front, node, claim, &*control).await;
     // Whoever has taken over has taken the slot over too.
     let superseded = matches!(
         ended,
@@ -279,11 +298,14 @@ impl Server {
         node: &Node,
     ) -> Result<Server, StartError> {
         let grid = node.grid.clone();
-        let changing = grid.clone();
+        let (changing, assigner) = (grid.clone(), Assigner::new(config.clone()));
         let on_change = Box::new(move |old: &Catalog, new: &Catalog| {
             let changed = keeper::changed_tables(old, new);
             if let Some(bring_back) = changing.set_aside(old, new, &changed) {
                 tokio::spawn(bring_back);
+            }
+            if let Some(moving) = assigner.assign(new, &changing) {
+                tokio::spawn(moving);
             }
             let rows = &changing.rows;
             changed.iter().for_each(|table| rows.drop_table(*table));
@@ -302,9 +324,23 @@ impl Server {
         let stop = CancellationToken::new();
         let (tasks, broken) = (TaskTracker::new(), CancellationToken::new());
         let (outlive, outliving) = mpsc::unbounded_channel();
-        let engine = Engine::new(grid.clone(), keeper.clone(), config.clone(), outlive);
+        let (sequences, refills) = Sequences::new();
+        let engine = Engine::new(
+            grid.clone(),
+            keeper.clone(),
+            config.clone(),
+            outlive,
+            sequences,
+        );
         let engine = Arc::new(engine);
+        let refilling = (engine.clone(), store.clone(), stop.clone());
+        let refilling = async move {
+            let (engine, store, stop) = refilling;
+            engine.sequences.run(store, refills, stop).await;
+        };
+        tasks.spawn(essential("sequences", refilling, broken.clone()));
         engine.serve_writes();
+        engine.host_blocks();
         if let Some(member) = grid.member().cloned() {
             let leads = move || member.leadership().borrow().here;
             engine.publisher.share(Arc::new(leads));
@@ -361,12 +397,20 @@ impl Server {
         let broken = || self.broken.clone();
         let marks = emit_marks(self.store.clone(), self.grid.clone(), stop());
         let keeper = self.keeper.clone().run(stop());
-        let log = node.key();
-        let hot_cache = self.hot_cache(follower, migrated, log);
+        let hot_cache = self.hot_cache(follower, migrated, node.keys());
         if self.grid.has_peers() {
             let (engine, store) = (self.engine.clone(), self.store.clone());
             let orphans = orphans::look_after(engine, store, self.grid.clone(), stop());
             self.tasks.spawn(essential("orphans", orphans, broken()));
+            let (remotes, grid) = (&self.engine.remotes, &self.grid);
+            let listening = remotes.clone().listen(grid.clone(), stop());
+            self.tasks.spawn(essential("blocks", listening, broken()));
+            let telling = remotes.clone().tell(grid.clone(), stop());
+            self.tasks
+                .spawn(essential("ended blocks", telling, broken()));
+            let ending = self.engine.clone().end_abandoned(stop());
+            self.tasks
+                .spawn(essential("abandoned blocks", ending, broken()));
         }
         let memory = memory::keep_within(self.config.memory_max, self.grid.clone(), stop());
         let folder = self.config.data_dir.clone();
@@ -386,7 +430,7 @@ impl Server {
         &self,
         follower: Follower,
         migrated: Arc<Notify>,
-        log: LogKey,
+        logs: Vec<LogKey>,
     ) -> impl Future<Output = ()> + use<> {
         let (store, grid, keeper) = (self.store.clone(), self.grid.clone(), self.keeper.clone());
         let (max_staleness, stop) = (self.config.max_staleness, self.stop.clone());
@@ -394,7 +438,7 @@ impl Server {
             upstream: store.upstream().clone(),
             slot: self.config.slot.clone(),
             publication: publisher::PUBLICATION.to_owned(),
-            log,
+            logs,
             drop_slot_on_stop: self.owns_slot.clone(),
         };
         let post = self.post.clone();
@@ -442,11 +486,12 @@ impl Server {
         front: Arc<Front<Engine>>,
         mut node: Node,
         claim: JoinHandle<Result<(), ClaimError>>,
+        control: &dyn NodeControl,
     ) -> Result<(), StartError> {
-        let log = node.log();
+        let logs = node.logs().to_vec();
         let ended = tokio::select! {
             () = accept::serve(Listener::Tcp(clients), front.clone()) => Ok(()),
-            error = log.failed() => Err(StartError::Log(error)),
+            error = failed(&logs) => Err(StartError::Log(error)),
             claim = claim => match claim {
                 Ok(ended) => ended.map_err(StartError::Claim),
                 Err(panic) => Err(StartError::Serve(io::Error::other(panic))),
@@ -461,7 +506,8 @@ impl Server {
         };
         front.stop.cancel();
         front.end_now();
-        if ended.is_ok() {
+        // Who has left the cluster has nothing to hand over, and nobody to ask.
+        if ended.is_ok() && !control.has_left() {
             self.drain(&node).await;
         }
         node.close().await;
@@ -478,11 +524,11 @@ impl Server {
             self.owns_slot.store(last, Ordering::SeqCst);
             return;
         }
-        let pending = self.grid.schedule.stats().pending_rows;
+        let pending = self.grid.queue_stats().pending_rows;
         tracing::info!(pending, "stopping: writing what is pending to Postgres");
         let barrier = self.grid.barrier(&Scope::Everything);
         let drained = tokio::time::timeout(self.config.stop_timeout, barrier).await;
-        let left = self.grid.schedule.stats();
+        let left = self.grid.queue_stats();
         match drained {
             Ok(Ok(())) => tracing::info!("nothing is pending"),
             _ => tracing::warn!(
@@ -534,6 +580,7 @@ impl Server {
 fn fill(status: &mut Status, front: &Front<Engine>, followed: &FollowStats, started: Instant) {
     let totals = &mut status.totals;
     let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    status.hotcache_obstacle = followed.obstacle.lock().clone();
     totals.hotcache_transactions = read(&followed.transactions);
     totals.hotcache_echoes = read(&followed.echoes);
     totals.hotcache_changes = read(&followed.changes);
@@ -583,6 +630,12 @@ async fn essential(name: &'static str, task: impl Future<Output = ()>, broken: C
         tracing::error!(task = name, "a task has panicked, Ripen ends");
         broken.cancel();
     }
+}
+
+/// Waits until a log fails for good.
+async fn failed(logs: &[Log]) -> LogError {
+    let failing = logs.iter().map(|log| Box::pin(log.failed()));
+    select_all(failing).await.0
 }
 
 fn panicked() -> StartError {

@@ -17,13 +17,18 @@ pub(crate) mod abroad;
 mod ahead;
 pub mod answerer;
 mod attach;
+mod block;
 mod extended;
 mod facts;
 mod forward;
+mod given;
+mod implicit;
 mod intake;
 pub(crate) mod io;
 mod literals;
 mod local;
+mod recall;
+mod several;
 mod simple;
 mod snapshots;
 mod transaction;
@@ -74,6 +79,16 @@ pub(crate) struct Session<A: Answerer> {
     snapshots: Snapshots,
     holds: A::Holds,
     holding: bool,
+    /// Of a transaction block that began here: what it has written.
+    block: A::Block,
+    /// The transaction block was begun for a pipeline, and ends with its Sync.
+    implicit: bool,
+    /// Somebody in Postgres wants rows that the block has locked.
+    nudged: bool,
+    /// The ErrorResponse for what comes next in the transaction: it could not be moved to Postgres.
+    doomed: Option<Bytes>,
+    /// Postgres has the statement that [`Session::bind_in_vain`] binds.
+    anchored: bool,
     /// A statement that may wait for other sessions was sent, and Postgres has perhaps not answered it yet.
     may_wait: bool,
     /// The answer to the session's own query, and whether it is waited for.
@@ -173,6 +188,11 @@ impl<A: Answerer> Session<A> {
             snapshots: Snapshots::default(),
             holds: A::Holds::default(),
             holding: false,
+            block: A::Block::default(),
+            implicit: false,
+            nudged: false,
+            doomed: None,
+            anchored: false,
             may_wait: false,
             own: None,
             wants_own: false,
@@ -220,6 +240,11 @@ impl<A: Answerer> Session<A> {
         while self.take().await? {
             self.hear().await?;
         }
+        if std::mem::take(&mut self.nudged) {
+            self.step_aside().await?;
+            // What the client has said meanwhile is there already: nothing would wake us for it.
+            return Ok(());
+        }
         if self.io.upstream_ended() && !self.survives().await {
             return Err(End::UpstreamClosed);
         }
@@ -244,6 +269,7 @@ impl<A: Answerer> Session<A> {
 
     async fn wait(&mut self) -> Result<(), End> {
         let parks = self.parking.is_some() && self.may_park();
+        let yields = self.may_step_aside();
         let idle = self.segment == Segment::Here && matches!(self.tx, Tx::Idle);
         let me = &self.me;
         let ending = std::future::poll_fn(|cx| match me.poll_ending(cx) {
@@ -255,6 +281,10 @@ impl<A: Answerer> Session<A> {
             biased;
             turned = self.io.turn(self.client_room) => Ok(turned?),
             () = ending => Err(End::Shutdown),
+            () = self.front.answerer.nudged(&self.block), if yields => {
+                self.nudged = true;
+                Ok(())
+            }
             () = due(&mut self.parking), if parks => {
                 self.park().await;
                 Ok(())
@@ -311,7 +341,8 @@ impl<A: Answerer> Session<A> {
     }
 
     fn own_done(&mut self, answer: OwnAnswer) -> Result<(), End> {
-        if self.wants_own {
+        // What is waited for was sent last.
+        if self.wants_own && self.relay.awaited.is_empty() {
             self.own = Some(answer);
             return Ok(());
         }
@@ -331,6 +362,8 @@ impl<A: Answerer> Session<A> {
 
     /// Ends both connections as Postgres would have ended the client's, and gives back what is held.
     async fn finish(mut self, end: End) {
+        // Others may be waiting for its rows.
+        self.block = A::Block::default();
         let outcome = match end {
             End::ClientGone if !self.holding => Outcome::Committed,
             End::Quit | End::ClientGone => {
@@ -449,7 +482,7 @@ async fn due(parking: &mut Option<Parking>) {
     }
 }
 
-fn asker<'a>(me: &Registered, known: &'a Known, route: &'a Route) -> Asker<'a> {
+fn asker<'a>(me: &'a Registered, known: &'a Known, route: &'a Route) -> Asker<'a> {
     Asker {
         session: me.id(),
         facts: known.facts(),
@@ -457,5 +490,8 @@ fn asker<'a>(me: &Registered, known: &'a Known, route: &'a Route) -> Asker<'a> {
         settings: &known.settings,
         route,
         backend: me.backend(),
+        given: &known.given,
+        patience: known.patience,
+        me,
     }
 }

@@ -10,7 +10,7 @@ mod catalog;
 use catalog::{World, world};
 use ripen_pg::ids::{TableOid, TypeOid};
 use ripen_proxy::eval::Field;
-use ripen_proxy::plan::{Effects, PassPlan, Plan, ScopeTemplate, plan};
+use ripen_proxy::plan::{Effects, PassPlan, Plan, ScopeTemplate, SequenceUse, plan};
 use std::fmt::Write;
 use std::path::Path;
 
@@ -90,8 +90,17 @@ fn describe(world: &World, plan: &Plan) -> String {
     match plan {
         Plan::Read(read) => {
             writeln!(out, "read {}", read.table.name).unwrap();
+            if let Some(set) = &read.set {
+                let columns = set.positions().map(|at| read.table.column(at).unwrap());
+                let columns: Vec<&str> = columns.map(|column| column.name.as_str()).collect();
+                writeln!(out, "  set by: {}", columns.join(", ")).unwrap();
+            }
             writeln!(out, "  params: {}", types(world, &read.params)).unwrap();
             writeln!(out, "  fields: {}", fields(world, &read.fields)).unwrap();
+            if let Some(lock) = read.lock {
+                writeln!(out, "  locks: {:?} {:?}", lock.strength, lock.meets).unwrap();
+                out.push_str(&touched(world, &read.fallback));
+            }
         }
         Plan::Write(write) => {
             writeln!(out, "write {}", write.table.name).unwrap();
@@ -142,6 +151,8 @@ fn shown(effects: &Effects) -> Vec<String> {
         ("multi", effects.multi),
         ("own_transaction", effects.own_transaction),
         ("row_locks", effects.row_locks),
+        ("moves sequences", effects.sequences == SequenceUse::Moves),
+        ("asks sequences", effects.sequences == SequenceUse::Asks),
     ];
     let mut shown: Vec<String> = named
         .iter()

@@ -86,6 +86,24 @@ INSERT INTO crud VALUES (2, 'x') ON CONFLICT (name) DO NOTHING
 
 INSERT INTO crud VALUES (2, 'x', 3) ON CONFLICT (id) DO UPDATE SET qty = 0 WHERE crud.qty > 1000
 
+INSERT INTO crud VALUES (2, 'x', 3) ON CONFLICT ON CONSTRAINT crud_pkey DO UPDATE SET (name, qty) = (excluded.name || '!', crud.qty + 1) RETURNING *
+
+INSERT INTO crud VALUES (2, 'x', 3) ON CONFLICT ON CONSTRAINT crud_pkey DO NOTHING
+
+INSERT INTO crud VALUES (2, 'x', 3) ON CONFLICT ON CONSTRAINT crud_other DO NOTHING
+
+UPDATE crud SET (name, qty) = (name || '?', DEFAULT) WHERE id = 2 RETURNING *
+
+UPDATE crud SET (qty, name) = ROW(qty, upper(name)) WHERE id = 2
+
+UPDATE crud SET (name, qty) = ('x', 1, 2) WHERE id = 2
+
+UPDATE crud SET (qty) = ROW(7) WHERE id = 2
+
+UPDATE crud SET (qty, qty) = (1, 2) WHERE id = 2
+
+SELECT * FROM crud WHERE id = 2
+
 DELETE FROM crud WHERE id = 3 RETURNING *
 
 DELETE FROM crud WHERE id = 3
@@ -95,6 +113,44 @@ SELECT * FROM crud WHERE id = 3
 INSERT INTO crud VALUES (3, 'back')
 
 SELECT * FROM crud WHERE id = 3
+
+-- bind: 'thirty', 30, 'thirty-one', 31
+INSERT INTO crud (id, name) SELECT p1::INTEGER, p0::VARCHAR FROM (VALUES ($1, $2, 0), ($3, $4, 1)) AS imp_sen(p0, p1, sen_counter) ORDER BY sen_counter RETURNING crud.id, crud.id AS id__1, qty
+
+-- bind: 32, 'thirty-two'
+INSERT INTO crud (id, name) SELECT $1, $2 RETURNING *
+
+INSERT INTO crud (id, name, price) SELECT a, upper(b), c FROM (VALUES (33, 'x', 1), (34, 'y', 2.345)) AS v(a, b, c) RETURNING *
+
+INSERT INTO crud (id, name) SELECT a, b FROM (VALUES (35, 'x'), (33, 'y')) AS v(a, b)
+
+INSERT INTO crud (id, name) SELECT a, b FROM (VALUES ('36', 'x'), ('x', 'y')) AS v(a, b)
+
+INSERT INTO crud (id, name) SELECT a::int, b FROM (VALUES ('36', 'x'), ('x', 'y')) AS v(a, b)
+
+INSERT INTO crud (id, name, qty) SELECT a, b, c FROM (VALUES (36, 'x', 1), (37, 'y', -1)) AS v(a, b, c)
+
+-- bind: '{40,41}', '{forty,"forty-one"}'
+INSERT INTO crud (id, name) SELECT * FROM unnest($1::int[], $2::text[]) RETURNING *
+
+-- bind: '{42,43,44}', '{forty,two}', '3'
+INSERT INTO crud (id, name, qty) SELECT a, b, $3 FROM unnest($1::int[], $2::varchar[]) AS x(a, b) ON CONFLICT (id) DO NOTHING
+
+-- bind: '{42,43}', '{forty,two}', '3'
+INSERT INTO crud (id, name, qty) SELECT a, b, $3 FROM unnest($1::int[], $2::varchar[]) AS x(a, b) ON CONFLICT (id) DO UPDATE SET qty = crud.qty + excluded.qty
+
+-- bind: '{}', '{}'
+INSERT INTO crud (id, name) SELECT unnest($1::int[]), unnest($2::text[])
+
+-- bind: null
+INSERT INTO crud (id, name) SELECT unnest($1::int[]), 'none' RETURNING id
+
+-- bind: '{x}'
+INSERT INTO crud (id, name) SELECT unnest($1::int[]), 'none' RETURNING id
+
+SELECT * FROM crud WHERE id IN (40, 41, 42, 43, 44) ORDER BY id
+
+SELECT * FROM crud WHERE id IN (30, 31, 32, 33, 34, 35, 36, 37) ORDER BY id
 
 DELETE FROM crud WHERE id IN (4, 5, 98)
 

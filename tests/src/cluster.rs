@@ -334,6 +334,14 @@ impl Cluster {
     /// When that was not done.
     pub async fn leave(&mut self, node: usize) -> anyhow::Result<()> {
         self.tell(node, "leave").await?;
+        self.gone(node).await
+    }
+
+    /// Waits until a node that was asked to leave has ended.
+    ///
+    /// # Errors
+    /// When it does not end in time, or not with success.
+    pub async fn gone(&mut self, node: usize) -> anyhow::Result<()> {
         self.nodes[node].state = State::Stopped;
         self.nodes[node].ripen.wait_end().await
     }

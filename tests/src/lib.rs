@@ -3,11 +3,13 @@
 
 pub mod cluster;
 pub mod history;
+pub mod lists;
 pub mod network;
 pub mod pair;
 pub mod parity;
 pub mod postgres;
 pub mod ripen;
+pub mod script;
 pub mod wait;
 pub mod wire;
 

@@ -3,6 +3,7 @@
 use crate::postgres::{self, Options, Postgres};
 use crate::ripen::Ripen;
 use anyhow::{Context, ensure};
+use std::collections::BTreeMap;
 use tokio_postgres::Client;
 
 /// A Postgres, a Ripen in front of it, and a connection to each.
@@ -18,6 +19,14 @@ pub struct Pair {
 }
 
 impl Pair {
+    /// How often a block has moved to Postgres, by reason.
+    ///
+    /// # Errors
+    /// When the metrics cannot be had or read.
+    pub async fn promotions(&self) -> anyhow::Result<BTreeMap<String, u64>> {
+        self.ripen.promotions().await
+    }
+
     /// Starts both, after running `schema` in Postgres.
     ///
     /// # Errors

@@ -145,6 +145,26 @@ impl Postgres {
         connect(&self.url()).await
     }
 
+    /// Names of all replication slots.
+    ///
+    /// # Errors
+    /// Of Postgres.
+    pub async fn slots(&self) -> anyhow::Result<Vec<String>> {
+        let sql = "SELECT slot_name::text FROM pg_replication_slots ORDER BY 1";
+        let rows = self.connect().await?.query(sql, &[]).await?;
+        Ok(rows.iter().map(|row| row.get(0)).collect())
+    }
+
+    /// What the slot of a Ripen in front of that database is called, if it is given no name.
+    ///
+    /// # Errors
+    /// When there is no such database.
+    pub async fn slot_of(&self, database: &str) -> anyhow::Result<String> {
+        let sql = "SELECT 'ripen_' || oid FROM pg_database WHERE datname = $1";
+        let found = self.connect().await?.query_one(sql, &[&database]).await?;
+        Ok(found.get(0))
+    }
+
     /// Ends the server; returns when all its processes are gone.
     ///
     /// # Errors

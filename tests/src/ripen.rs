@@ -283,6 +283,25 @@ impl Ripen {
         }
     }
 
+    /// How often a block has moved to Postgres, by reason.
+    ///
+    /// # Errors
+    /// When the metrics cannot be had or read.
+    pub async fn promotions(&self) -> anyhow::Result<BTreeMap<String, u64>> {
+        let metrics = self.admin("/metrics").await?;
+        let lines = metrics
+            .lines()
+            .filter(|line| line.contains("kind=\"promote\""));
+        let mut found = BTreeMap::new();
+        for line in lines {
+            let (labels, count) = line.rsplit_once(' ').context("a metric without value")?;
+            let reason = labels.split("reason=\"").nth(1).unwrap_or_default();
+            let reason = reason.split('"').next().unwrap_or_default().to_owned();
+            found.insert(reason, count.parse::<f64>()? as u64);
+        }
+        Ok(found)
+    }
+
     /// The whole HTTP answer to a GET of the admin server.
     ///
     /// # Errors

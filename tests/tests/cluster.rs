@@ -11,7 +11,7 @@ mod cluster {
 }
 
 use anyhow::{Context, ensure};
-use cluster::judge::{Judge, no_failures};
+use cluster::judge::{Judge, lost_with_its_leader, no_failures};
 use cluster::load::{Clock, Load, Notes, Part, Role, SCHEMA};
 use cluster::pauses::Pauses;
 use cluster::wire::Lie;
@@ -306,6 +306,7 @@ async fn killed_nodes_lose_nothing() -> anyhow::Result<()> {
 }
 
 async fn kill(run: &mut Run, victim: usize, what: &str, pauses: &mut Pauses) -> anyhow::Result<()> {
+    let led = run.cluster.leader().await? == victim;
     let load = run.load(ALL);
     load.pass(700).await;
     let from = load.now();
@@ -316,7 +317,9 @@ async fn kill(run: &mut Run, victim: usize, what: &str, pauses: &mut Pauses) -> 
     load.pass(700).await;
     let (notes, clock) = load.end().await;
     pauses.note(&notes, from, to, |part| part.node != Some(victim));
-    let errors = no_failures(&notes, |part, _| part.node == Some(victim));
+    let errors = no_failures(&notes, |part, what| {
+        part.node == Some(victim) || (led && lost_with_its_leader(what))
+    });
     run.cluster.settled().await?;
     run.judge(what, notes, clock).await?;
     errors.with_context(|| what.to_owned())
@@ -354,7 +357,9 @@ async fn larger_clusters_go_on_without_their_minority() -> anyhow::Result<()> {
             let (notes, clock) = load.end().await;
             let lost = |part: &Part| part.node.is_some_and(|node| victims.contains(&node));
             pauses.note(&notes, from, to, |part| !lost(part));
-            let errors = no_failures(&notes, |part, _| lost(part));
+            let errors = no_failures(&notes, |part, what| {
+                lost(part) || lost_with_its_leader(what)
+            });
             run.judge(&format!("round {round} of {nodes}"), notes, clock)
                 .await?;
             errors?;
@@ -412,7 +417,8 @@ async fn a_leader_that_stands_still_is_replaced_and_changes_nothing_afterwards()
         let (notes, clock) = load.end().await;
         pauses.note(&notes, from, to, |part| part.node != Some(leader));
         let errors = no_failures(&notes, |part, what| {
-            part.node == Some(leader) && !what.starts_with("no answer")
+            let its_own = part.node == Some(leader) && !what.starts_with("no answer");
+            its_own || lost_with_its_leader(what)
         });
         run.cluster.settled().await?;
         run.judge(
@@ -506,7 +512,8 @@ async fn partitions(of_leader: bool, cuts: &[(Cut, &'static str)]) -> anyhow::Re
                 !touched.iter().any(|node| part.node == Some(*node))
             });
             let errors = no_failures(&notes, |part, what| {
-                part.node == Some(victim) && !what.starts_with("no answer")
+                let its_own = part.node == Some(victim) && !what.starts_with("no answer");
+                its_own || (victim == leader && lost_with_its_leader(what))
             });
             run.cluster.settled().await?;
             let what = format!("round {round}, {what} (node {victim}, leader was {leader})");
@@ -566,7 +573,9 @@ async fn a_leader_killed_while_postgres_is_away_is_a_delay() -> anyhow::Result<(
         load.pass(700).await;
         let (notes, clock) = load.end().await;
         pauses.note(&notes, from, to, |part| part.node != Some(victim));
-        let errors = no_failures(&notes, |part, _| part.node == Some(victim));
+        let errors = no_failures(&notes, |part, what| {
+            part.node == Some(victim) || lost_with_its_leader(what)
+        });
         let what = format!("round {round}, the leader killed while Postgres is away");
         run.judge(&what, notes, clock).await?;
         errors?;
@@ -641,8 +650,9 @@ async fn nodes_join_leave_and_are_made_anew_under_load() -> anyhow::Result<()> {
         pauses.note(&notes, from, to, |part| {
             part.node != Some(lost) && part.node != Some(joined)
         });
-        let errors = no_failures(&notes, |part, _| {
-            part.node == Some(lost) || part.node == Some(joined)
+        let errors = no_failures(&notes, |part, what| {
+            let concerned = part.node == Some(lost) || part.node == Some(joined);
+            concerned || lost_with_its_leader(what)
         });
         run.judge(
             &format!("round {round}, node {joined} joins, node {lost} is made anew"),
@@ -681,7 +691,9 @@ async fn a_rolling_restart_fails_no_statement_of_clients_that_reconnect() -> any
         let to = load.now();
         let (notes, clock) = load.end().await;
         pauses.note(&notes, from, to, |_| true);
-        let errors = no_failures(&notes, |_, what| what.ends_with("connecting"));
+        let errors = no_failures(&notes, |_, what| {
+            what.ends_with("connecting") || lost_with_its_leader(what)
+        });
         run.judge(&format!("round {round}"), notes, clock).await?;
         errors?;
     }

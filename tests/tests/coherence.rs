@@ -2,7 +2,7 @@
 //! read afterwards is pending, so a forgotten barrier or hold shows every time.
 
 use anyhow::{Context, ensure};
-use ripen_tests::{Pair, postgres};
+use ripen_tests::{Pair, postgres, wait};
 use tokio_postgres::{Client, SimpleQueryMessage};
 
 const SCHEMA: &str = "CREATE TABLE t (id int PRIMARY KEY, v int NOT NULL); INSERT INTO t SELECT g, 0 FROM generate_series(1, 100) g;
@@ -243,7 +243,8 @@ async fn read_behind_a_lock(take: &[&str], give: &str, wait: &str) -> anyhow::Re
 async fn what_comes_behind_a_lock_sees_what_was_acknowledged_under_it() -> anyhow::Result<()> {
     let lock = "SELECT pg_advisory_lock(1)";
     read_behind_a_lock(&[lock], "SELECT pg_advisory_unlock(1)", lock).await?;
-    let row = "UPDATE other SET v = v WHERE id = 1";
+    // By no key: else the row would be locked, and waited for, in memory.
+    let row = "UPDATE other SET v = v WHERE id + 0 = 1";
     read_behind_a_lock(&["BEGIN", row], "COMMIT", row).await
 }
 
@@ -354,4 +355,46 @@ async fn an_index_in_the_making_holds_nobody_elses_rows() -> anyhow::Result<()> 
     run(&pair.proxied, &["BEGIN", index]).await?;
     let _waiting = begin_to_wait(&pair, "UPDATE t SET v = 1 WHERE id = 8").await?;
     queued(&other, "UPDATE other SET v = 100 WHERE id = 8").await
+}
+
+/// What makes a table none of Ripen's any more may be done where Ripen does not see it beforehand.
+#[tokio::test]
+async fn what_is_pending_is_seen_when_its_table_may_not_be_cached_any_more() -> anyhow::Result<()> {
+    for (hide, show) in [
+        (
+            "ALTER TABLE t ENABLE ROW LEVEL SECURITY",
+            "ALTER TABLE t DISABLE ROW LEVEL SECURITY",
+        ),
+        ("CREATE TABLE kid () INHERITS (t)", "DROP TABLE kid"),
+    ] {
+        let pair = pair().await?;
+        queued(&pair.proxied, "UPDATE t SET v = 1 WHERE id = 1").await?;
+        queued(&pair.proxied, "UPDATE t SET v = 1 WHERE id = 2").await?;
+        queued(&pair.proxied, "UPDATE t SET v = 1 WHERE id = 3").await?;
+        run(&pair.direct, &[hide]).await?;
+        let passes = async || {
+            // Nothing of it is pending.
+            first(&pair.proxied, "SELECT v FROM t WHERE id = 99").await?;
+            let route = first(&pair.proxied, "SHOW ripen.route").await?;
+            Ok((route.as_deref() == Some("pass")).then_some(()))
+        };
+        wait::until("Ripen knows", passes).await.context(hide)?;
+        let v = first(&pair.proxied, "SELECT v FROM t WHERE id = 1").await?;
+        ensure!(v.as_deref() == Some("1"), "{hide}: by key {v:?}");
+        run(&pair.proxied, &["UPDATE t SET v = v + 1 WHERE id = 2"]).await?;
+        let sum = first(&pair.proxied, "SELECT sum(v) FROM t").await?;
+        ensure!(sum.as_deref() == Some("4"), "{hide}: sum {sum:?}");
+        run(&pair.proxied, &["UPDATE t SET v = 5 WHERE id = 1"]).await?;
+        run(&pair.direct, &[show]).await?;
+        let cached = async || {
+            let v = first(&pair.proxied, "SELECT v FROM t WHERE id = 1").await?;
+            ensure!(v.as_deref() == Some("5"), "{show}: by key {v:?}");
+            let route = first(&pair.proxied, "SHOW ripen.route").await?;
+            Ok((route.as_deref() == Some("read")).then_some(()))
+        };
+        wait::until("Ripen knows", cached).await.context(show)?;
+        let sum = first(&pair.proxied, "SELECT sum(v) FROM t").await?;
+        ensure!(sum.as_deref() == Some("8"), "{show}: sum {sum:?}");
+    }
+    Ok(())
 }

@@ -231,6 +231,7 @@ async fn a_node_alone(slot_survives: bool) -> anyhow::Result<()> {
     ensure!(ripen.number("kept_flushes").await? >= 5.0);
     ensure!(ripen.number("kept_bytes").await? > 0.0);
 
+    let slot = primary.slot_of("postgres").await?;
     primary.stop(Stop::Kill).await?;
     // Where nothing is pending, no statement waits for a flush.
     let quiet = slot_survives;
@@ -238,7 +239,7 @@ async fn a_node_alone(slot_survives: bool) -> anyhow::Result<()> {
         add(&client, &watchers).await?;
     }
     // As it comes with a failover slot, or a copied one.
-    let slots: &[&str] = if slot_survives { &["ripen"] } else { &[] };
+    let slots: &[&str] = if slot_survives { &[&slot] } else { &[] };
     standby.move_to(&primary, slots).await?;
     if !quiet {
         add(&client, &watchers).await?;

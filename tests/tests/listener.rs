@@ -76,20 +76,19 @@ async fn clients(cluster: &Cluster, nodes: &[usize]) -> anyhow::Result<Vec<(usiz
     Ok(clients)
 }
 
-/// Names of all slots, and how many are read.
-async fn slots(direct: &Client) -> anyhow::Result<(Vec<String>, i64)> {
-    let sql = "SELECT slot_name::text FROM pg_replication_slots ORDER BY 1";
-    let rows = direct.query(sql, &[]).await?;
+/// How many read slots.
+async fn readers(cluster: &Cluster) -> anyhow::Result<i64> {
     let sql = "SELECT count(*) FROM pg_stat_replication";
-    let readers = direct.query_one(sql, &[]).await?.get(0);
-    Ok((rows.iter().map(|row| row.get(0)).collect(), readers))
+    let direct = cluster.postgres.connect().await?;
+    Ok(direct.query_one(sql, &[]).await?.get(0))
 }
 
-async fn one_slot(direct: &Client) -> anyhow::Result<()> {
+async fn one_slot(cluster: &Cluster) -> anyhow::Result<()> {
+    let name = cluster.postgres.slot_of("postgres").await?;
     wait::until("one slot, read by one", || async {
-        let found = slots(direct).await?;
-        ensure!(found == (vec!["ripen".to_owned()], 1), "{found:?}");
-        Ok(Some(()))
+        let slots = cluster.postgres.slots().await?;
+        ensure!(slots == [name.clone()], "{slots:?}");
+        Ok((readers(cluster).await? == 1).then_some(()))
     })
     .await
 }
@@ -116,7 +115,7 @@ async fn one_node_reads_the_slot_and_all_hear_of_it() -> anyhow::Result<()> {
     })
     .await
     .with_context(|| cluster.logs())?;
-    one_slot(&direct).await?;
+    one_slot(&cluster).await?;
     let clients = clients(&cluster, &[0, 1, 2]).await?;
     for v in 1..6 {
         direct.execute("UPDATE t SET v = $1", &[&v]).await?;
@@ -145,7 +144,7 @@ async fn one_node_reads_the_slot_and_all_hear_of_it() -> anyhow::Result<()> {
     // As a node of an earlier version left it.
     let sql = "SELECT pg_create_logical_replication_slot('ripen_00000000000000ab', 'pgoutput')";
     direct.query(sql, &[]).await?;
-    one_slot(&direct).await
+    one_slot(&cluster).await
 }
 
 /// Writes 1, 2, 3 … into all rows, behind everybody's back.
@@ -218,12 +217,12 @@ async fn the_next_leader_goes_on_where_the_killed_one_was() -> anyhow::Result<()
             cluster.logs()
         );
     }
-    one_slot(&direct).await?;
+    one_slot(&cluster).await?;
     cluster.restart(leader).await?;
     let back = cluster.connect(leader).await?;
     direct.execute("UPDATE t SET v = -1", &[]).await?;
     shows(&cluster, leader, &back, -1).await?;
-    one_slot(&direct).await
+    one_slot(&cluster).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -250,7 +249,7 @@ async fn what_is_in_memory_is_served_by_all_while_postgres_and_the_leader_are_aw
         let resyncs = cluster.node(*node).number("hotcache_resyncs").await?;
         ensure!(resyncs == 0.0, "node {node} has dropped what it had");
     }
-    one_slot(&direct).await
+    one_slot(&cluster).await
 }
 
 /// Postgres stops only when its reader has told it that everything is taken, and the reader waits for a node that does not answer.
@@ -272,7 +271,7 @@ async fn postgres_can_be_restarted_while_a_node_stands_still() -> anyhow::Result
     for (node, client) in &clients {
         shows(&cluster, *node, client, 2).await?;
     }
-    one_slot(&direct).await
+    one_slot(&cluster).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -299,7 +298,7 @@ async fn a_leader_that_stands_still_loses_the_slot() -> anyhow::Result<()> {
     for (node, client) in others.iter().chain(&paused) {
         shows(&cluster, *node, client, 2).await?;
     }
-    one_slot(&direct).await
+    one_slot(&cluster).await
 }
 
 /// Pauses a follower, lets `outside` write 1 into all rows, and looks that it shows nothing else from then on. Answers how often it has dropped what it had.
@@ -368,18 +367,21 @@ async fn past_its_beginning(direct: &Client) -> anyhow::Result<()> {
 async fn the_slot_goes_with_the_last_node() -> anyhow::Result<()> {
     let mut cluster = three().await?;
     let direct = cluster.postgres.connect().await?;
-    one_slot(&direct).await?;
+    one_slot(&cluster).await?;
     past_its_beginning(&direct).await?;
     let leader = cluster.leader().await?;
     cluster.stop(leader).await?;
     cluster.settled().await?;
-    one_slot(&direct).await?;
+    one_slot(&cluster).await?;
     let left = cluster.running();
     cluster.stop(left[0]).await?;
-    let (names, _) = slots(&direct).await?;
-    ensure!(names == ["ripen"], "{names:?}\n{}", cluster.logs());
+    let names = cluster.postgres.slots().await?;
+    ensure!(names.len() == 1, "{names:?}\n{}", cluster.logs());
     cluster.stop(left[1]).await?;
-    let (names, readers) = slots(&direct).await?;
-    ensure!(names.is_empty() && readers == 0, "{names:?}");
+    let names = cluster.postgres.slots().await?;
+    ensure!(
+        names.is_empty() && readers(&cluster).await? == 0,
+        "{names:?}"
+    );
     Ok(())
 }

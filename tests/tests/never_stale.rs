@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 const SCHEMA: &str = "
     CREATE TABLE cells (id int PRIMARY KEY, grp int NOT NULL, v bigint NOT NULL, o bigint NOT NULL);
+    CREATE INDEX ON cells (grp);
     INSERT INTO cells SELECT g, g / 3, 0, 0 FROM generate_series(0, 29) g;
     CREATE TABLE others (id int PRIMARY KEY, o bigint NOT NULL);
     INSERT INTO others SELECT g, 0 FROM generate_series(0, 9) g;

@@ -36,6 +36,9 @@ async fn survive(plan: Plan) -> anyhow::Result<()> {
         let kind = rng.random_range(0..10);
         crash.write().await;
         crash.pass(rng.random_range(50..700)).await;
+        let logs = rng.random_range(1..=plan.logs).to_string();
+        let ripen = &mut crash.pair.ripen;
+        ripen.replace_settings(&["logs"], &[("logs", &logs)]);
         match kind {
             0..=4 => {
                 crash.pair.ripen.kill9().await?;
@@ -84,6 +87,7 @@ async fn nothing_is_lost_when_everything_is_flushed_whole() -> anyhow::Result<()
         rounds,
         write_delay: "200ms",
         batch_factor: "1",
+        logs: 1,
     })
     .await
 }
@@ -95,6 +99,19 @@ async fn nothing_is_lost_when_only_ripe_rows_are_flushed() -> anyhow::Result<()>
         rounds,
         write_delay: "60ms",
         batch_factor: "0",
+        logs: 1,
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_lost_when_tables_go_from_log_to_log() -> anyhow::Result<()> {
+    let rounds = rounds();
+    survive(Plan {
+        rounds,
+        write_delay: "150ms",
+        batch_factor: "1",
+        logs: 4,
     })
     .await
 }

@@ -85,6 +85,8 @@ async fn read(
         sql::TYPES,
         sql::RELATIONS,
         sql::COLUMNS,
+        sql::SEQUENCES,
+        sql::COLUMN_SEQUENCES,
         sql::GRANTS,
         sql::COMPUTED_FROM,
         sql::INDEXES,
@@ -101,6 +103,8 @@ async fn read(
     builder.types(&next())?;
     builder.relations(&next())?;
     builder.columns(&next())?;
+    builder.sequences(&next())?;
+    builder.column_sequences(&next())?;
     builder.grants(&next())?;
     builder.computed_from(&next())?;
     builder.indexes(&next())?;

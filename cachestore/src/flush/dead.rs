@@ -69,7 +69,11 @@ fn describe(written: Written<'_>, row: &RowChange) -> Value {
     })
 }
 
+/// By which the row is found in Postgres; null for one that nothing names there.
 fn key(written: Written<'_>, relation: &Relation, row: &RowChange) -> Value {
+    if written.appends(relation, row) {
+        return Value::Null;
+    }
     let Some(values) = written.key_values(relation, row) else {
         return hex(row.row.key.as_bytes()).into();
     };

@@ -118,6 +118,18 @@ impl<'a> Table<'a> {
         (sql, calls(&key, rows.len()))
     }
 
+    /// A SELECT of no columns that locks the rows.
+    pub fn lock(&self, rows: &[&'a RowChange], strength: &str) -> Prepared {
+        let key = self.key_inputs(rows);
+        let sql = format!(
+            "SELECT FROM {} AS t, {} WHERE {} FOR {strength} OF t",
+            qualified(self.relation),
+            source(&key),
+            self.key_matches(&key),
+        );
+        (sql, calls(&key, rows.len()))
+    }
+
     fn key_matches(&self, key: &[Input<'_>]) -> String {
         let equal = key
             .iter()

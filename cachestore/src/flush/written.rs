@@ -89,6 +89,16 @@ impl<'a> Written<'a> {
         value::key::split(&types, &row.row.key)
     }
 
+    /// Whether the row is one of a table that had no primary key: its key is the log's own, nothing in Postgres has it, and none is needed to insert it, even if the
+    /// table has got one since.
+    pub fn appends(&self, relation: &Relation, row: &RowChange) -> bool {
+        let shape = self.shape(relation.oid);
+        let keyless = shape.map_or(relation.primary_key.is_empty(), |shape| {
+            shape.key.is_empty()
+        });
+        keyless && matches!(row.change, Change::Insert { .. })
+    }
+
     /// Whether keys of the table mean what they meant, to the byte.
     pub fn same_key(&self, relation: &Relation) -> bool {
         let Some(shape) = self.shape(relation.oid) else {
@@ -112,7 +122,7 @@ impl<'a> Written<'a> {
             let message = format!("table with OID {} does not exist", table.0);
             return Err(("42P01", message));
         };
-        if self.key_values(relation, row).is_none() {
+        if !self.appends(relation, row) && self.key_values(relation, row).is_none() {
             let name = &relation.name;
             let message = format!("the primary key of table \"{name}\" is not what it was");
             return Err(("42P10", message));

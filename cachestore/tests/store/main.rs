@@ -13,6 +13,7 @@ mod progress;
 mod refused;
 mod relay;
 mod schema;
+mod sequence;
 mod server;
 mod succession;
 mod take_over;

@@ -3,7 +3,10 @@
 use ripen_cachestore::change::codec::{Malformed, Reader, put_u64};
 
 /// The versions of what nodes say that this program speaks. A newer node speaks the older one's, so that a cluster can be upgraded one by one.
-const VERSIONS: (u16, u16) = (2, 2);
+const VERSIONS: (u16, u16) = (3, 4);
+
+/// The first of them in which leaders keep transaction blocks.
+pub(crate) const BLOCKS_SINCE: u16 = 4;
 
 /// What a node says of itself. The layout never changes: all versions must be able to refuse each other.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -111,8 +114,18 @@ mod tests {
     #[test]
     fn nodes_of_one_cluster_talk_and_newcomers_may() {
         let ours = Identity::new(Some(7), 1);
-        assert_eq!(ours.judge(&Identity::new(Some(7), 2)), Ok(2));
-        assert_eq!(ours.judge(&Identity::new(None, 2)), Ok(2));
+        assert_eq!(ours.judge(&Identity::new(Some(7), 2)), Ok(VERSIONS.1));
+        assert_eq!(ours.judge(&Identity::new(None, 2)), Ok(VERSIONS.1));
+    }
+
+    #[test]
+    fn whoever_knows_only_an_earlier_version_is_spoken_to_in_that() {
+        let earlier = Identity {
+            newest: BLOCKS_SINCE - 1,
+            ..Identity::new(Some(7), 2)
+        };
+        let spoken = Identity::new(Some(7), 1).judge(&earlier);
+        assert_eq!(spoken, Ok(BLOCKS_SINCE - 1));
     }
 
     #[test]
@@ -124,8 +137,8 @@ mod tests {
         let copy = refused(&Identity::new(Some(7), 1));
         assert_eq!(copy, Refusal::SameNode(1));
         let newer = Identity {
-            oldest: 3,
-            newest: 4,
+            oldest: VERSIONS.1 + 1,
+            newest: VERSIONS.1 + 2,
             ..Identity::new(Some(7), 2)
         };
         assert!(matches!(refused(&newer), Refusal::Version { .. }));
@@ -134,13 +147,13 @@ mod tests {
     #[test]
     fn two_versions_in_common_mean_the_newer() {
         let newer = Identity {
-            newest: 4,
+            newest: VERSIONS.1 + 2,
             ..Identity::new(Some(7), 2)
         };
         let ours = Identity {
-            newest: 3,
+            newest: VERSIONS.1 + 1,
             ..Identity::new(Some(7), 1)
         };
-        assert_eq!(ours.judge(&newer), Ok(3));
+        assert_eq!(ours.judge(&newer), Ok(VERSIONS.1 + 1));
     }
 }

@@ -53,6 +53,8 @@ struct Link {
 
 struct Connection {
     node: u64,
+    /// Which version of the protocol both sides speak.
+    version: u16,
     frames: mpsc::Sender<Bytes>,
     waiting: Mutex<HashMap<u64, oneshot::Sender<io::Result<Bytes>>>>,
     next: AtomicU64,
@@ -93,7 +95,22 @@ impl Links {
         question: Bytes,
         patience: Duration,
     ) -> io::Result<Bytes> {
-        let asking = self.ask_patiently(node, address, lane, question);
+        self.ask_since(0, (node, address, lane), question, patience)
+            .await
+    }
+
+    /// The same for a question that nodes know who speak that version of the protocol.
+    ///
+    /// # Errors
+    /// As [`Links::ask`]; [`io::ErrorKind::Unsupported`] when the node there does not speak it, and was not asked. Cancel safe.
+    pub async fn ask_since(
+        &self,
+        since: u16,
+        (node, address, lane): (Option<u64>, &str, u8),
+        question: Bytes,
+        patience: Duration,
+    ) -> io::Result<Bytes> {
+        let asking = self.ask_patiently(since, (node, address, lane), question);
         let asked = tokio::time::timeout(patience, asking).await;
         asked.unwrap_or_else(|_| {
             self.shared.link(address, lane).give_up_if_silent(patience);
@@ -103,9 +120,8 @@ impl Links {
 
     async fn ask_patiently(
         &self,
-        node: Option<u64>,
-        address: &str,
-        lane: u8,
+        since: u16,
+        (node, address, lane): (Option<u64>, &str, u8),
         question: Bytes,
     ) -> io::Result<Bytes> {
         let link = self.shared.link(address, lane);
@@ -115,6 +131,7 @@ impl Links {
                 let found = connection.node;
                 Err(io::Error::other(Refusal::OtherNode { expected, found }))
             }
+            _ if connection.version < since => Err(io::ErrorKind::Unsupported.into()),
             _ => connection.ask(question).await,
         }
     }
@@ -180,9 +197,11 @@ async fn connect(
 ) -> io::Result<Arc<Connection>> {
     let mut frames = Framed::new(dialling.await?, codec());
     let theirs = greet(&mut frames, &ours).await?;
+    let version = ours.judge(&theirs).map_err(io::Error::other)?;
     let (sender, queued) = mpsc::channel(FRAMES_QUEUED);
     let connection = Arc::new(Connection {
         node: theirs.node,
+        version,
         frames: sender,
         waiting: Mutex::default(),
         next: AtomicU64::new(0),

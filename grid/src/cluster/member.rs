@@ -10,7 +10,7 @@ pub use operator::{DrainError, Operator};
 pub use relay::{Relay, Returned};
 
 use super::control::{Question, Told, decode_lease, decode_number, encode_lease, encode_number};
-use super::hello::Identity;
+use super::hello::{BLOCKS_SINCE, Identity};
 use super::keys::Keys;
 use super::lease::{Grant, LEASE_MS};
 use super::leases::Leases;
@@ -48,6 +48,42 @@ const ASK_LANE: u8 = 3;
 const NEWS_LANE: u8 = 4;
 /// Clean rows, which may be many bytes.
 const ROWS_LANE: u8 = 7;
+/// Clients wait for these, for as long as others have locked rows.
+const BLOCKS_LANE: u8 = 8;
+/// Those others wait for these.
+const COMMITS_LANE: u8 = 9;
+
+/// Which questions to the leader wait for each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lane {
+    /// Clients wait for the answers.
+    Asked,
+    /// It does not wait for Postgres or for room, and is not kept waiting by those who do.
+    News,
+    /// Steps of transaction blocks, which wait for rows that others have locked. Only leaders that know of such blocks are asked.
+    Blocks,
+    /// Ends of such blocks.
+    Commits,
+}
+
+impl Lane {
+    fn number(self) -> u8 {
+        match self {
+            Lane::Asked => ASK_LANE,
+            Lane::News => NEWS_LANE,
+            Lane::Blocks => BLOCKS_LANE,
+            Lane::Commits => COMMITS_LANE,
+        }
+    }
+
+    /// The first version of the protocol that knows such questions.
+    fn since(self) -> u16 {
+        match self {
+            Lane::Asked | Lane::News => 0,
+            Lane::Blocks | Lane::Commits => BLOCKS_SINCE,
+        }
+    }
+}
 
 /// Does what other nodes ask of the leader; an error is told to them in words.
 pub type Desk = Arc<dyn Fn(Bytes) -> BoxFuture<'static, Result<Bytes, String>> + Send + Sync>;
@@ -295,21 +331,22 @@ impl Handle {
     /// Asks the leader, if it is another node and known. Cancel safe.
     ///
     /// # Errors
-    /// When it cannot be reached, or says no; the question may have been answered all the same.
-    /// `soon`: it does not wait for Postgres or for room, and is not kept waiting by those who do.
+    /// When it cannot be reached, or says no; the question may have been answered all the same. [`io::ErrorKind::Unsupported`]: it is of a version that does not know such questions.
     pub async fn ask_leader(
         &self,
         question: Bytes,
-        soon: bool,
+        lane: Lane,
         patience: Duration,
     ) -> io::Result<Bytes> {
         let question = Question::Ask(question).encode();
-        let lane = if soon { NEWS_LANE } else { ASK_LANE };
-        self.question_leader(question, lane, patience).await
+        self.question_leader(lane.since(), question, lane.number(), patience)
+            .await
     }
 
+    /// `since`: the version of the protocol that the leader must speak.
     async fn question_leader(
         &self,
+        since: u16,
         question: Bytes,
         lane: u8,
         patience: Duration,
@@ -322,7 +359,7 @@ impl Handle {
         let address = self.log.address_of(leader).ok_or_else(unknown)?;
         let links = &self.shared.links;
         links
-            .ask(Some(leader), &address, lane, question, patience)
+            .ask_since(since, (Some(leader), &address, lane), question, patience)
             .await
     }
 
@@ -351,7 +388,7 @@ impl Handle {
                 continue;
             }
             let question = Question::Everywhere(index).encode();
-            let asked = self.question_leader(question, NEWS_LANE, EVERYWHERE_WAIT * 2);
+            let asked = self.question_leader(0, question, NEWS_LANE, EVERYWHERE_WAIT * 2);
             match asked
                 .await
                 .and_then(|told| decode_number(&told).map_err(io::Error::other))
@@ -559,8 +596,8 @@ impl Shared {
         }
     }
 
-    /// Tells one after the other, and whom they name as leader, until one says that it is done.
-    async fn search(&self, addresses: impl Iterator<Item = String>, question: &Question) {
+    /// Tells one after the other, and whom they name as leader, until one says that it is done. Answers whether one has.
+    async fn search(&self, addresses: impl Iterator<Item = String>, question: &Question) -> bool {
         for seed in addresses {
             for address in seeds::addresses(&seed).await {
                 let told = match self.tell(&address, question).await {
@@ -568,10 +605,11 @@ impl Shared {
                     told => told,
                 };
                 if told == Some(Told::Done) {
-                    return;
+                    return true;
                 }
             }
         }
+        false
     }
 
     /// Holds a lease of whoever leads, or gives them.

@@ -1,7 +1,8 @@
 //! What a server lacks that has taken the place of the system of record is written there again, each flush under its own number, before anything new is flushed and before anybody is
 //! let there. Does; `settlement` decides what that is.
 
-use super::{Flusher, FlusherError, complain_of_hold_up, is_outdated};
+use super::carrying::{complain_of_hold_up, is_outdated};
+use super::{Flusher, FlusherError};
 use crate::change::FlushSeq;
 use crate::kept::KeptFlush;
 use crate::log::Command;

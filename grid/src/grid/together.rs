@@ -1,11 +1,12 @@
 //! The grid as one of several nodes: what is asked of whoever leads, and what this node does for the others where it leads. Does; `requests` decides what was asked
 //! before, the cluster's leases what may be told.
 
-use super::{Grid, GridError, Hold, Holder, Step, Writer};
+use super::{Grid, GridError, Hold, Holder, Step as Decided, Writer};
+use crate::blocks::{Step, Watch};
 use crate::change::{CommitGroup, RowId};
 use crate::cluster::Handle;
-use crate::desk::{Answer, Request};
-use crate::leader::Leader;
+use crate::desk::{Answer, Asked, Request};
+use crate::leader::{Leader, Taking};
 use crate::limits;
 use crate::loader::LoadError;
 use crate::log::{Answered, Command, HeldScope, HoldEnd, LogIndex, RequestId};
@@ -24,36 +25,37 @@ impl Grid {
     /// [`Grid::write`] for a request that may come again: it is carried out once, and answered the same each time.
     pub async fn write_once<E>(
         &self,
-        id: RequestId,
-        below: u64,
+        asked: Asked,
         catalog: &Catalog,
         rows: &[RowId],
         mut decide: impl FnMut(&[Option<Tuple>]) -> Result<(Option<CommitGroup>, Bytes), E>,
     ) -> Result<Result<Bytes, E>, GridError> {
+        let Asked { id, below, term } = asked;
         self.wait_for_room().await?;
         let command = |group: Command, answer: &Bytes| {
             let answer = answer.clone();
             Command::Once(Answered { id, below, answer }, Box::new(group))
         };
         for _ in 0..limits::LOAD_ATTEMPTS_MAX {
-            let term = self.leads()?;
+            self.still_leads(term)?;
             let answer = self.answered(id);
+            let queue = self.queue_of(rows)?;
             if let Some(answer) = answer {
-                self.everywhere(self.log.touched()).await;
+                self.everywhere(queue.log.touched()).await;
                 return Ok(Ok(answer));
             }
-            match self.step(catalog, rows, &mut decide, Some(id), command)? {
-                Ok(Step::Load(unknown)) => self.load(&unknown).await?,
-                Ok(Step::Decided(answer, behind, None)) => {
-                    self.wait_applied(behind).await;
+            match self.step(queue, catalog, rows, &mut decide, Some(id), command)? {
+                Ok(Decided::Load(unknown)) => self.load(&unknown).await?,
+                Ok(Decided::Decided(answer, behind, None)) => {
+                    queue.wait_applied(behind).await;
                     // Nothing in the log proves that this node still leads, and that all know what the answer rests on.
-                    self.everywhere(self.log.touched()).await;
+                    self.everywhere(queue.log.touched()).await;
                     return match self.is_sure() {
                         true => self.still_leads(term).map(|()| Ok(answer)),
                         false => Err(GridError::Elsewhere),
                     };
                 }
-                Ok(Step::Decided(answer, _, Some(ticket))) => {
+                Ok(Decided::Decided(answer, _, Some(ticket))) => {
                     ticket.await?;
                     reach("write-applied");
                     return Ok(Ok(answer));
@@ -108,15 +110,19 @@ impl Grid {
             .ask(self, &Request::Hold(held, flushed), patience)
             .await?;
         hold.touched = true;
-        // Whatever came before it in the log is known here then, changes of the catalog, too.
+        self.until_it_stands(open.id).await?;
+        Ok(hold)
+    }
+
+    /// Whatever came before the hold in the log is known here then, changes of the catalog, too.
+    pub(super) async fn until_it_stands(&self, hold: RequestId) -> Result<(), GridError> {
         let here = async {
-            while !self.requests.lock().stands(open.id) {
+            while !self.requests.lock().stands(hold) {
                 tokio::time::sleep(limits::LOG_POLL).await;
             }
         };
         let waited = tokio::time::timeout(limits::LEADER_WAIT, here).await;
-        waited.map_err(|_| GridError::NoLeader)?;
-        Ok(hold)
+        waited.map_err(|_| GridError::NoLeader)
     }
 
     /// Does what a node wants done by whoever leads. Cancel safe: it may be asked again.
@@ -128,8 +134,17 @@ impl Grid {
                 Request::Barrier(scope) => self.serve_barrier(&scope).await,
                 Request::CatalogChanged => self.tell(Command::CatalogChanged).await,
                 Request::Look => self.leads().map(|_| self.home.doubt()),
-                Request::Write(id, below, write) => {
-                    return self.serve_write(id, below, write).await;
+                Request::Write(asked, write) => {
+                    let Some(writer) = self.writer.get() else {
+                        return Answer::Elsewhere;
+                    };
+                    return self.serve_once(asked, || writer(asked, write)).await;
+                }
+                Request::Commit(asked, ..) => {
+                    return self.serve_once(asked, || self.host(request)).await;
+                }
+                Request::Step(Step { term, .. }, _) | Request::Watch(Watch { term, .. }) => {
+                    return self.serve_blocks(term, request).await;
                 }
             };
             served.map_or_else(Answer::failed, |()| Answer::Done(Bytes::new()))
@@ -138,43 +153,80 @@ impl Grid {
 
     /// A copy of the request may have been carried out by an earlier leader, or be on its way. So nobody may refuse it, for whatever reason, who does not lead, and thereby
     /// know all that was carried out before: its session would have Postgres carry it out once more.
-    async fn serve_write(&self, id: RequestId, below: u64, write: Bytes) -> Answer {
-        let Some(writer) = self.writer.get() else {
-            return Answer::Elsewhere;
-        };
+    ///
+    /// What was refused stays refused: see [`crate::leader::Taken`].
+    async fn serve_once(
+        &self,
+        asked: Asked,
+        carry_out: impl FnOnce() -> BoxFuture<'static, Answer>,
+    ) -> Answer {
         if Mistake::EagerRefusal.is_made() {
-            return writer(id, below, write).await;
+            return carry_out().await;
         }
-        if self.leads().is_err() {
+        if self.still_leads(asked.term).is_err() {
             return Answer::Elsewhere;
         }
-        let answer = self.answered(id);
-        if let Some(answer) = answer {
-            self.everywhere(self.log.touched()).await;
+        if let Some(answer) = self.answered(asked.id) {
+            self.everywhere(self.first().log.touched()).await;
             return Answer::Done(answer);
         }
-        if self.is_known(&self.leader.lock(), id) {
-            return Answer::Elsewhere;
+        let work = match self.take(asked) {
+            Ok(work) => work,
+            Err(answer) => return answer,
+        };
+        let answer = carry_out().await;
+        work.end(&answer);
+        answer
+    }
+
+    /// Answers what is to be said instead if the request is not to be taken up.
+    fn take(&self, asked: Asked) -> Result<Work<'_>, Answer> {
+        let (id, below) = (asked.id, asked.below);
+        let mut leader = self.first().leader.lock();
+        if leader.term() != Some(asked.term) || self.is_known(&leader, id) {
+            return Err(Answer::Elsewhere);
         }
-        writer(id, below, write).await
+        if !Mistake::LateCopy.is_made() && !Mistake::TwiceDone.is_made() {
+            match leader.taken.take(id, below) {
+                Taking::New => {}
+                Taking::Known => return Err(Answer::Elsewhere),
+                Taking::Answered(answer) => {
+                    return Err(Answer::decode(&answer).unwrap_or(Answer::Elsewhere));
+                }
+            }
+        }
+        Ok(Work { grid: self, asked })
     }
 
     async fn tell(&self, command: Command) -> Result<(), GridError> {
         let term = self.leads()?;
-        self.log.propose_in(term, command).await?;
+        self.first().log.propose_in(term, command).await?;
         Ok(())
     }
 
-    fn leads(&self) -> Result<u64, GridError> {
-        self.leader.lock().term().ok_or(GridError::Elsewhere)
+    pub(super) fn leads(&self) -> Result<u64, GridError> {
+        self.first()
+            .leader
+            .lock()
+            .term()
+            .ok_or(GridError::Elsewhere)
     }
 
     async fn serve_hold(&self, held: HeldScope, flushed: bool) -> Result<(), GridError> {
         let (term, id, scope) = (self.leads()?, held.id, held.scope.clone());
         if self.requests.lock().stands(id) {
-            self.everywhere(self.log.touched()).await;
+            self.everywhere(self.first().log.touched()).await;
         } else {
-            self.log.propose_in(term, Command::Hold(held)).await?;
+            self.first()
+                .log
+                .propose_in(term, Command::Hold(held))
+                .await?;
+        }
+        if flushed {
+            let unlocked = self.until_unlocked(&scope).await;
+            // Locks are of a term: who does not lead any more knows nothing of those that count.
+            self.still_leads(term)?;
+            unlocked?;
         }
         if flushed && !Mistake::UndrainedHold.is_made() {
             // Whatever was decided before the fence stood.
@@ -184,7 +236,7 @@ impl Grid {
     }
 
     /// What was waited for in a term counts only in that term: when it is over, nobody waits for anything any more.
-    fn still_leads(&self, term: u64) -> Result<(), GridError> {
+    pub(super) fn still_leads(&self, term: u64) -> Result<(), GridError> {
         match self.leads()? == term {
             true => Ok(()),
             false => Err(GridError::Elsewhere),
@@ -218,7 +270,8 @@ impl Grid {
             return Err(GridError::NoLeader);
         };
         let open = requester.open();
-        let request = Request::Write(open.id, open.below(), words);
+        let asked = Asked::new(open.id, open.below());
+        let request = Request::Write(asked, words);
         let patience = self.options.pending_wait + limits::LEADER_WAIT;
         requester.ask(self, &request, patience).await
     }
@@ -260,7 +313,7 @@ impl Grid {
         let Some(member) = self.member() else {
             return Ok(());
         };
-        if self.log.acknowledged() >= self.log.touched() {
+        if self.first().log.acknowledged() >= self.first().log.touched() {
             return Ok(());
         }
         let settled = member.everywhere(self.rows.changed(rows));
@@ -268,9 +321,19 @@ impl Grid {
         settled.map_err(|_| GridError::NoLeader)
     }
 
-    async fn everywhere(&self, index: LogIndex) {
+    pub(super) async fn everywhere(&self, index: LogIndex) {
         if let Some(member) = self.member() {
             member.everywhere(index).await;
+        }
+    }
+
+    /// Waits until all nodes know that nothing is held for transactions of this process. Cancel safe.
+    pub async fn until_given_back(&self) {
+        let Some(here) = self.member().map(Handle::process) else {
+            return;
+        };
+        while self.requests.lock().holds_for(here) {
+            tokio::time::sleep(limits::LOG_POLL).await;
         }
     }
 
@@ -301,5 +364,32 @@ impl Grid {
             .ask(&Request::CatalogChanged, limits::LEADER_WAIT)
             .await;
         told.map(drop)
+    }
+}
+
+/// A write that is being carried out for whoever asked. Dropped, it may be taken up again: if it was proposed, the log knows it.
+struct Work<'a> {
+    grid: &'a Grid,
+    asked: Asked,
+}
+
+impl Work<'_> {
+    fn end(self, answer: &Answer) {
+        let id = self.asked.id;
+        let final_here = !matches!(answer, Answer::Elsewhere) && self.grid.answered(id).is_none();
+        self.note(final_here.then(|| answer.encode()));
+    }
+
+    fn note(&self, answer: Option<Bytes>) {
+        let mut leader = self.grid.first().leader.lock();
+        if leader.term() == Some(self.asked.term) {
+            leader.taken.end(self.asked.id, answer);
+        }
+    }
+}
+
+impl Drop for Work<'_> {
+    fn drop(&mut self) {
+        self.note(None);
     }
 }

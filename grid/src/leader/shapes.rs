@@ -58,6 +58,16 @@ impl Told {
         Ok(news)
     }
 
+    /// Whether the log was told of the table.
+    pub fn has(&self, table: TableOid) -> bool {
+        self.tables.contains_key(&table)
+    }
+
+    /// The log has forgotten the table.
+    pub fn forget(&mut self, table: TableOid) {
+        self.tables.remove(&table);
+    }
+
     /// Tables of whose rows the bytes mean something else under `new`: those of the log (`logged`) and those that `changed` since `old`.
     pub fn retyped(
         &self,

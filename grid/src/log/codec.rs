@@ -113,6 +113,10 @@ pub(crate) fn encode_command(out: &mut Vec<u8>, command: &Command) {
             put_u64(out, *process);
         }
         Command::TakenOver => out.push(13),
+        Command::Left(tables) => {
+            out.push(17);
+            put_many(out, tables, |out, table| put_u32(out, table.0));
+        }
     }
 }
 
@@ -264,6 +268,7 @@ fn decode_single(tag: u8, reader: &mut Reader<'_>) -> Result<Command, Malformed>
         14 => Command::FlushKept(decode_end(reader)?),
         15 => Command::Safe(FlushSeq(reader.u64()?)),
         16 => Command::Home(decode_server(reader)?, reader.bool()?),
+        17 => Command::Left(reader.many(|reader| reader.u32().map(TableOid))?),
         _ => return Err(Malformed("unknown command")),
     })
 }
@@ -411,6 +416,7 @@ mod tests {
                 .prop_map(|(ids, changed)| { Command::Release(ids, HoldEnd::of(changed)) }),
             Just(Command::CatalogChanged),
             Just(Command::TakenOver),
+            prop::collection::vec(any::<u32>().prop_map(TableOid), 0..3).prop_map(Command::Left),
             any::<u64>().prop_map(Command::Forget),
         ];
         let answered = (request(), any::<u64>(), any::<Vec<u8>>());

@@ -45,13 +45,15 @@ pub enum Command {
     Forget(u64),
     /// A leader has taken over in Postgres: the database knows this log from then on.
     TakenOver,
+    /// Nothing of these tables is on its way, and their next changes go into another log.
+    Left(Vec<TableOid>),
 }
 
 impl Command {
     /// The start of a flush is on disk before the flush is in Postgres, with all before it: a log that has forgotten writes in a power loss
-    /// ([`super::Durability::Memory`]) still knows every flush that Postgres has, and what each carried.
+    /// ([`super::Durability::Memory`]) still knows every flush that Postgres has, and what each carried. And no log may believe that it has a table which another one has.
     pub(crate) fn must_sync(&self) -> bool {
-        matches!(self, Command::FlushStart(_))
+        matches!(self, Command::FlushStart(_) | Command::Left(_))
     }
 }
 

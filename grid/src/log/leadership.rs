@@ -17,7 +17,27 @@ pub struct Leadership {
     pub here: bool,
 }
 
+/// What a node is for what only the leader does, and tells the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// It does that.
+    Leads,
+    /// It hears of it from that node.
+    Hears(u64),
+    /// Nobody does that now, as far as it knows.
+    Waits,
+}
+
 impl Leadership {
+    /// What `node` is, to which this was told.
+    pub fn role(&self, node: u64) -> Role {
+        match self.leader {
+            _ if self.here => Role::Leads,
+            Some(leader) if leader != node => Role::Hears(leader),
+            _ => Role::Waits,
+        }
+    }
+
     pub(crate) fn now(raft: &Raft<Types, State>) -> Leadership {
         Leadership::of(&raft.metrics().borrow_watched())
     }
@@ -49,4 +69,25 @@ pub(crate) async fn watch(raft: Raft<Types, State>, told: watch::Sender<Leadersh
         known.leader = None;
         known.here = false;
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_elected_waits_until_it_leads() {
+        let role = |here, leader| {
+            let leadership = Leadership {
+                here,
+                leader,
+                ..Leadership::default()
+            };
+            leadership.role(1)
+        };
+        assert_eq!(role(true, Some(1)), Role::Leads);
+        assert_eq!(role(false, Some(2)), Role::Hears(2));
+        assert_eq!(role(false, Some(1)), Role::Waits);
+        assert_eq!(role(false, None), Role::Waits);
+    }
 }

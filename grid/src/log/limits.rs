@@ -28,6 +28,9 @@ pub(crate) const BUFFER_BYTES_KEPT: usize = 4 << 20;
 /// Bytes of a snapshot sent to another node at once: what one message may take from the others' turn.
 pub(crate) const SNAPSHOT_CHUNK_BYTES: usize = 1 << 20;
 
+/// How long to wait for a snapshot that was asked for before it is asked for again: another one may have been under way.
+pub(crate) const SNAPSHOT_WAIT: std::time::Duration = std::time::Duration::from_millis(200);
+
 /// How long a node that could not be reached is left alone by the log. Shorter than an election, so that a node which is back is not suspected.
 pub(crate) const PEER_BACKOFF: std::time::Duration = std::time::Duration::from_millis(100);
 

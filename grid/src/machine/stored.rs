@@ -7,11 +7,11 @@
 use super::layer;
 use crate::change::{Before, CommitGroup, FlushSeq};
 use crate::kept::Kept;
+use crate::log::RequestId;
 use crate::log::codec::{
     decode_held, decode_owned, decode_request, decode_server, encode_held, encode_owned,
     encode_request, encode_server,
 };
-use crate::log::{LogIndex, RequestId};
 use crate::requests::{Lingering, Process, Requests};
 use crate::ripening::Taken;
 use crate::rows::Rows;
@@ -36,7 +36,7 @@ pub fn save(rows: &Rows, inner: &Inner, requests: &Requests) -> Vec<u8> {
             codec::put_many(out, group, put_taken)
         });
     }
-    save_layers(&mut out, rows);
+    save_layers(&mut out, rows, inner);
     codec::put_many(&mut out, &inner.ripening.in_order(), put_taken);
     codec::put_many(&mut out, &inner.ripening.tied(), |out, rows| {
         codec::put_many(out, rows, codec::encode_row_id)
@@ -106,9 +106,13 @@ fn load_requests(reader: &mut Reader<'_>) -> Result<Requests, Malformed> {
     })
 }
 
-fn save_layers(out: &mut Vec<u8>, rows: &Rows) {
-    let mut layers = Vec::new();
+fn save_layers(out: &mut Vec<u8>, rows: &Rows, inner: &Inner) {
+    let (mut layers, tables) = (Vec::new(), inner.tables());
     rows.for_each_layered(|row, slot| {
+        // Others are another log's.
+        if !tables.contains(&row.table) {
+            return;
+        }
         let kept = slot
             .layers()
             .iter()
@@ -143,15 +147,13 @@ fn read_taken(version: u8, reader: &mut Reader<'_>) -> Result<Taken, Malformed> 
     })
 }
 
-/// Replaces rows and schedule.
+/// Replaces the schedule. Nothing of what it was must be in the rows.
 pub fn load(
     bytes: &[u8],
-    index: LogIndex,
     rows: &Rows,
     inner: &mut Inner,
     requests: &mut Requests,
 ) -> Result<(), Malformed> {
-    rows.clear(index);
     *inner = Inner::default();
     *requests = Requests::default();
     let mut reader = Reader::new(bytes);
@@ -165,13 +167,7 @@ pub fn load(
         let seq = FlushSeq(reader.u64()?);
         let groups: Vec<CommitGroup> = reader.many(codec::decode_group)?;
         let taken: Vec<Vec<Taken>> = reader.many(|reader| reader.many(taken))?;
-        let bytes = taken.iter().flatten().map(|taken| taken.bytes).sum();
-        inner.open = Some(Arc::new(OpenFlush {
-            seq,
-            groups,
-            taken,
-            bytes,
-        }));
+        inner.open = Some(Arc::new(OpenFlush::new(seq, groups, taken)));
     }
     reader.many(|reader| {
         let row = codec::decode_row_id(reader)?;

@@ -21,11 +21,11 @@ impl Rows {
         let (load, near, now) = (ticket.load(), ticket.is_near(), self.now());
         ticket.retain(|row| {
             let Some(base) = lent(row) else { return true };
-            if let Seen::Loaded(moment) = &base.seen {
-                // All that this snapshot saw is visible to whoever loads from now on.
+            if let Seen::Loaded(moment) = &base.seen
+                && self.recent.lock().seen_by(load, &moment.snapshot)
+            {
                 self.newest_xid
                     .fetch_max(moment.snapshot.xmax.0, Ordering::Relaxed);
-                self.recent.lock().seen_by(&moment.snapshot);
             }
             let place = self.place(row);
             let mut shard = self.shards[place.shard()].write();

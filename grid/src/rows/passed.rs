@@ -5,8 +5,10 @@
 
 use super::slot::WalEvent;
 use crate::change::RowId;
+use crate::hashing::Seeded;
 use crate::limits;
-use ripen_pg::ids::{Snapshot, Xid};
+use ripen_pg::ids::{Snapshot, TableOid, Xid};
+use ripen_pg::key::Key;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
@@ -51,13 +53,23 @@ impl MustSee {
 /// The transactions that passed and that no load has seen yet. See the module.
 #[derive(Debug, Default)]
 pub struct Recent {
+    /// Loads with smaller numbers are of another history, where other transactions have the same ids.
+    first_load: u64,
     order: VecDeque<(Xid, RowId)>,
-    events: HashMap<RowId, VecDeque<WalEvent>, foldhash::quality::RandomState>,
+    events: HashMap<RowId, VecDeque<WalEvent>, Seeded>,
     unlisted: Arc<MustSee>,
     bytes: usize,
 }
 
 impl Recent {
+    /// Of a history of which loads from that number on tell.
+    pub fn from_load(first_load: u64) -> Recent {
+        Recent {
+            first_load,
+            ..Recent::default()
+        }
+    }
+
     /// A change passed.
     pub fn push(&mut self, row: &RowId, event: &WalEvent) {
         self.order.push_back((event.xid, row.clone()));
@@ -93,8 +105,23 @@ impl Recent {
         }
     }
 
-    /// All that this snapshot saw is visible to every load that begins after it was taken.
-    pub fn seen_by(&mut self, snapshot: &Snapshot) {
+    /// What a load of any rows of this table that begins now must take into account, in no order.
+    pub fn of_table(&self, table: TableOid) -> impl Iterator<Item = (&Key, &WalEvent)> {
+        let rows = self.events.iter();
+        let rows = rows.filter(move |(row, _)| row.table == table);
+        rows.flat_map(|(row, events)| events.iter().map(|event| (&row.key, event)))
+    }
+
+    /// Transactions of which nobody remembers what they changed: whatever is loaded must have seen them.
+    pub fn must_see(&self) -> Arc<MustSee> {
+        self.unlisted.clone()
+    }
+
+    /// All that this load's snapshot saw is visible to every load that begins after it was taken. False: the load is of another history, and tells nothing.
+    pub fn seen_by(&mut self, load: u64, snapshot: &Snapshot) -> bool {
+        if load < self.first_load {
+            return false;
+        }
         while self
             .order
             .front()
@@ -109,6 +136,7 @@ impl Recent {
                 unlisted.up_to = Xid(0);
             }
         }
+        true
     }
 
     fn pop(&mut self) -> Option<Xid> {

@@ -1,6 +1,7 @@
 //! Where a row is looked for: its identity, borrowed, with its hash computed once. Never owns a key.
 
 use crate::change::RowId;
+use crate::hashing::Seeded;
 use crate::limits;
 use ripen_pg::ids::TableOid;
 use ripen_pg::key::Key;
@@ -15,11 +16,7 @@ pub struct Place<'a> {
 }
 
 impl<'a> Place<'a> {
-    pub fn new(
-        hasher: &foldhash::quality::RandomState,
-        table: TableOid,
-        key: &'a [u8],
-    ) -> Place<'a> {
+    pub fn new(hasher: &Seeded, table: TableOid, key: &'a [u8]) -> Place<'a> {
         let mut state = hasher.build_hasher();
         state.write_u32(table.0);
         state.write(key);

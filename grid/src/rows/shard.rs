@@ -7,7 +7,8 @@
 use super::age::{Expiry, Tick};
 use super::passed::Passed;
 use super::place::{KeepsHash, Place};
-use super::slot::{Ahead, Busy, Lend, Slot};
+use super::sets::Sets;
+use super::slot::{Ahead, Base, Busy, Lend, Slot};
 use super::stats::{Counters, Tables};
 use super::{Found, TableBounds};
 use crate::change::RowId;
@@ -16,14 +17,18 @@ use crate::log::LogIndex;
 use crate::peers::limits::OWNED_STEPS;
 use indexmap::IndexMap;
 use indexmap::map::raw_entry_v1::{RawEntryApiV1, RawEntryMut};
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use ripen_pg::ids::{Lsn, TableOid};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::watch;
 
 /// A lock around [`Slots`].
 pub type Shard = RwLock<Slots>;
+
+/// The sets of a table, which are told of every change of its rows. Locked after the shard.
+pub type Watch = Arc<Mutex<Sets>>;
 
 /// What became of a wish to load a row.
 pub enum Begun {
@@ -39,6 +44,8 @@ pub enum Begun {
 pub struct Slots {
     map: IndexMap<RowId, Entry, KeepsHash>,
     loads: Vec<(u64, watch::Receiver<()>)>,
+    /// Tables of which sets were asked for; mostly none.
+    watches: Vec<(TableOid, Watch)>,
     tables: Tables,
     bytes: u64,
     bytes_max: u64,
@@ -99,11 +106,29 @@ impl Entry {
     }
 }
 
+/// Changes a slot, and tells the sets of its table, if there are any.
+fn watched<R>(
+    watches: &[(TableOid, Watch)],
+    row: &RowId,
+    slot: &mut Slot,
+    change: impl FnOnce(&mut Slot) -> R,
+) -> R {
+    let Some((_, watch)) = watches.iter().find(|(table, _)| *table == row.table) else {
+        return change(slot);
+    };
+    // Not locked in between: the change may look at what passed.
+    let before = watch.lock().standing(slot);
+    let answer = change(slot);
+    watch.lock().changed(&row.key, &before, slot);
+    answer
+}
+
 impl Slots {
     pub fn new(bytes_max: u64) -> Slots {
         Slots {
             map: IndexMap::default(),
             loads: Vec::new(),
+            watches: Vec::new(),
             tables: Tables::default(),
             bytes: 0,
             bytes_max,
@@ -323,10 +348,51 @@ impl Slots {
         for at in (0..self.map.len()).rev() {
             let (row, entry) = self.map.get_index_mut(at).expect("indices below stay");
             let before = Gone::of(&entry.slot);
-            change(row, &mut entry.slot);
+            watched(&self.watches, row, &mut entry.slot, |slot| {
+                change(row, slot)
+            });
             self.gone.lose(before, &entry.slot);
             self.weigh(at);
         }
+    }
+
+    /// The table's sets, if somebody has asked for some.
+    pub fn watch(&self, table: TableOid) -> Option<&Watch> {
+        let mut watches = self.watches.iter();
+        let watch = watches.find(|(watched, _)| *watched == table);
+        watch.map(|(_, watch)| watch)
+    }
+
+    /// From now on these sets are told of all changes of the table, and now of all rows with changes on them.
+    pub fn begin_watch(&mut self, table: TableOid, watch: &Watch) {
+        if self.watch(table).is_none() {
+            self.watches.push((table, watch.clone()));
+        }
+        let mut sets = watch.lock();
+        for (row, entry) in &self.map {
+            if row.table == table {
+                sets.add_layered(&row.key, &entry.slot);
+            }
+        }
+    }
+
+    /// What is known of a row and its slot; whether it ages is not asked.
+    pub fn slot(&self, place: &Place<'_>) -> Option<&Slot> {
+        let at = self.at(place)?;
+        Some(&self.map[at].slot)
+    }
+
+    /// Takes in a row as a load of others has found it, which nothing has touched since before that: nothing newer is known. Changes on top stay as they are.
+    pub fn put(&mut self, place: &Place<'_>, base: Base, now: Tick) {
+        let at = match self.at(place) {
+            None => self.insert(place, Slot::Gone),
+            Some(at) if matches!(self.map[at].slot, Slot::Clean(_)) => at,
+            Some(_) => return,
+        };
+        self.map[at].loaded = now;
+        self.set_near(at, false);
+        self.change_at(at, |slot| *slot = Slot::Clean(base));
+        self.evict(place);
     }
 
     /// [`Slot::settle_load`] for all rows of tables that are followed.
@@ -416,9 +482,10 @@ impl Slots {
     }
 
     fn change_at<R>(&mut self, at: usize, change: impl FnOnce(&mut Slot) -> R) -> R {
-        let slot = &mut self.map[at].slot;
+        let (row, entry) = self.map.get_index_mut(at).expect("the caller found it");
+        let slot = &mut entry.slot;
         let before = Gone::of(slot);
-        let answer = change(slot);
+        let answer = watched(&self.watches, row, slot, change);
         self.gone.lose(before, slot);
         self.weigh(at);
         answer

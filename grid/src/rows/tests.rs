@@ -250,7 +250,7 @@ fn load_that_saw_the_flush_does_not_add_twice() {
     rows.flush_xid(SEQ, Xid(10), &[row(1)]);
     rows.drop_rows(&[row(1)]);
     let (ticket, _) = rows.begin_load(&[row(1)]);
-    assert_eq!(rows.flushed(SEQ, &[row(1)], |_| true), [row(1)]);
+    assert_eq!(rows.flushed(SEQ, &[row(1)], |_| Confirms::Stream), [row(1)]);
     rows.finish_load(ticket, &snapshot("11:11:"), |_| Some(tuple(11, 1)));
     assert_eq!(known(&rows, 1), Some(Some((11, 1))));
     rows.confirm(SEQ, Xid32(10), Lsn(100), &[row(1)]);
@@ -266,7 +266,7 @@ fn load_that_did_not_see_the_flush_has_it_added() {
     rows.drop_rows(&[row(1)]);
     let (ticket, _) = rows.begin_load(&[row(1)]);
     rows.flush_xid(SEQ, Xid(10), &[row(1)]);
-    rows.flushed(SEQ, &[row(1)], |_| true);
+    rows.flushed(SEQ, &[row(1)], |_| Confirms::Stream);
     rows.confirm(SEQ, Xid32(10), Lsn(100), &[row(1)]);
     rows.finish_load(ticket, &snapshot("10:11:10"), |_| Some(tuple(1, 1)));
     assert_eq!(known(&rows, 1), Some(Some((11, 1))));
@@ -297,7 +297,7 @@ fn a_flush_of_an_earlier_process_is_asked_for_before_its_rows_are_loaded() {
     rows.begin_flush(SEQ, &[row(1)], false);
     load(&rows, 1, "11:11:", Some(tuple(11, 1)));
     assert_eq!(known(&rows, 1), None);
-    assert_eq!(rows.flushed(SEQ, &[row(1)], |_| true), []);
+    assert_eq!(rows.flushed(SEQ, &[row(1)], |_| Confirms::Stream), []);
     load(&rows, 1, "11:11:", Some(tuple(11, 1)));
     assert_eq!(known(&rows, 1), Some(Some((11, 1))));
 }
@@ -309,10 +309,26 @@ fn an_exclusive_row_is_clean_at_the_end_of_its_flush_even_under_a_load() {
     rows.begin_flush(SEQ, &[row(1)], true);
     let (ticket, _) = rows.begin_load(&[row(1)]);
     rows.flush_xid(SEQ, Xid(10), &[row(1)]);
-    assert_eq!(rows.flushed(SEQ, &[row(1)], |_| false), []);
+    assert_eq!(rows.flushed(SEQ, &[row(1)], |_| Confirms::Nobody), []);
     rows.finish_load(ticket, &snapshot("10:11:10"), |_| Some(tuple(1, 1)));
     assert_eq!(known(&rows, 1), Some(Some((5, 1))));
     assert_eq!(stages(&rows, 1), []);
+}
+
+#[test]
+fn a_flush_of_which_the_stream_has_lost_sight_is_not_undone_by_what_it_tells_later() {
+    let rows = rows();
+    load(&rows, 1, "9:9:", Some(tuple(1, 1)));
+    commit(&rows, 1, add_a(10, 11, 1));
+    rows.begin_flush(SEQ, &[row(1)], true);
+    rows.flush_xid(SEQ, Xid(10), &[row(1)]);
+    assert_eq!(rows.flushed(SEQ, &[row(1)], |_| Confirms::Unknown), []);
+    assert_eq!(known(&rows, 1), None);
+    // Committed before the flush, told after it.
+    outside(&rows, 9, 50, 1, Some(tuple(1, 8)));
+    assert_eq!(known(&rows, 1), None);
+    load(&rows, 1, "11:11:", Some(tuple(11, 8)));
+    assert_eq!(known(&rows, 1), Some(Some((11, 8))));
 }
 
 #[test]
@@ -335,7 +351,7 @@ fn increments_are_added_to_the_outside_value() {
     rows.begin_flush(SEQ, &[row(1)], true);
     rows.flush_xid(SEQ, Xid(11), &[row(1)]);
     rows.confirm(SEQ, Xid32(11), Lsn(200), &[row(1)]);
-    rows.flushed(SEQ, &[row(1)], |_| true);
+    rows.flushed(SEQ, &[row(1)], |_| Confirms::Stream);
     outside(&rows, 12, 300, 1, Some(tuple(111, 1)));
     assert_eq!(known(&rows, 1), Some(Some((111, 1))));
 }
@@ -358,9 +374,50 @@ fn without_the_row_in_postgres_a_whole_row_is_known_and_an_update_is_not() {
     assert_eq!(known(&rows, 1), Some(Some((1, 1))));
     assert_eq!(known(&rows, 2), None);
     assert_eq!(known(&rows, 3), Some(None));
-    assert_eq!(rows.without_base(10).len(), 3);
+    assert_eq!(rows.without_base(10, |_| true).len(), 3);
     load(&rows, 2, "10:10:", Some(tuple(1, 9)));
     assert_eq!(known(&rows, 2), Some(Some((5, 9))));
+}
+
+/// Rows of a table without a primary key: nobody has ever looked for them in Postgres, and nobody can.
+#[test]
+fn a_row_that_is_only_appended_leaves_nothing_behind() {
+    let (appended, image) = ([row(1)], tuple(1, 1));
+    for told_first in [false, true] {
+        let rows = rows();
+        commit(
+            &rows,
+            1,
+            Change::Insert {
+                image: image.clone(),
+            },
+        );
+        assert_eq!(rows.without_base(10, |row| row.table != TABLE), []);
+        rows.begin_flush(SEQ, &appended, true);
+        rows.flush_xid(SEQ, Xid(11), &appended);
+        // The attempt fails, and the next one is another flush.
+        assert_eq!(rows.unflushed(SEQ, &appended), appended);
+        let next = FlushSeq(2);
+        let written = rows.begin_flush(next, &appended, true);
+        let insert = Change::Insert {
+            image: image.clone(),
+        };
+        assert_eq!(written, [(row(1), insert)]);
+        rows.flush_xid(next, Xid(12), &appended);
+        if told_first {
+            rows.confirm(next, Xid32(12), Lsn(200), &appended);
+        }
+        let waiting = rows.flushed(next, &appended, |_| Confirms::Unknown);
+        assert_eq!(waiting, []);
+        rows.confirm(next, Xid32(12), Lsn(200), &appended);
+        assert_eq!((known(&rows, 1), rows.stats().rows), (None, 0));
+    }
+    // A flush that an earlier process has left, and of which the log says in the end that it is in Postgres.
+    let rows = rows();
+    commit(&rows, 1, Change::Insert { image });
+    rows.begin_flush(SEQ, &appended, false);
+    rows.flushed(SEQ, &appended, |_| Confirms::Unknown);
+    assert_eq!(rows.stats().rows, 0);
 }
 
 #[test]
@@ -439,7 +496,7 @@ fn a_confirmed_flush_pins_its_row_until_it_has_ended() {
     rows.confirm(SEQ, Xid32(10), Lsn(100), &[row(1)]);
     // In the WAL, but no load sees it yet.
     assert_eq!(known(&rows, 1), Some(Some((2, 2))));
-    rows.flushed(SEQ, &[row(1)], |_| true);
+    rows.flushed(SEQ, &[row(1)], |_| Confirms::Stream);
     rows.sweep();
     commit(&rows, 1, set_a(3, 2));
     rows.drop_where(|_| true);
@@ -570,7 +627,7 @@ fn a_flush_that_a_lost_stream_never_confirms_hides_no_later_change() {
     assert_eq!(known(&rows, 1), Some(Some((5, 5))));
     outside(&rows, 21, 200, 1, Some(tuple(6, 6)));
     assert_eq!(known(&rows, 1), None);
-    rows.flushed(SEQ, &[row(1)], |_| true);
+    rows.flushed(SEQ, &[row(1)], |_| Confirms::Stream);
     load(&rows, 1, "22:22:", Some(tuple(6, 6)));
     assert_eq!(known(&rows, 1), Some(Some((6, 6))));
 }
@@ -703,7 +760,7 @@ fn pending_rows_do_not_expire_before_postgres_has_them() {
     assert_eq!(known(&rows, 1), Some(Some((3, 1))));
     rows.begin_flush(SEQ, &[row(1)], true);
     rows.flush_xid(SEQ, Xid(20), &[row(1)]);
-    rows.flushed(SEQ, &[row(1)], |_| false);
+    rows.flushed(SEQ, &[row(1)], |_| Confirms::Nobody);
     assert_eq!(known(&rows, 1), None);
 }
 
@@ -839,7 +896,7 @@ fn a_row_under_way_to_postgres_is_not_lent() {
     rows.begin_flush(SEQ, &[row(1)], true);
     rows.flush_xid(SEQ, Xid(10), &[row(1)]);
     assert!(matches!(lends(&rows), Some(slot::Lend::Withheld)));
-    rows.flushed(SEQ, &[row(1)], |_| true);
+    rows.flushed(SEQ, &[row(1)], |_| Confirms::Stream);
     assert!(matches!(lends(&rows), Some(slot::Lend::Withheld)));
     rows.confirm(SEQ, Xid32(10), Lsn(100), &[row(1)]);
     let Some(slot::Lend::Base(base)) = lends(&rows) else {
@@ -903,4 +960,36 @@ fn near_copies_keep_to_their_share_and_go_first() {
     assert_eq!(stats.near_bytes, stats.bytes);
     rows.mark_near(|_, near| !near);
     assert_eq!(rows.stats().near_bytes, 0);
+}
+
+#[test]
+fn sets_of_different_moments_are_told_together_when_the_stream_has_passed_the_later_one() {
+    let rows = rows();
+    let sets = |values: &[i64]| {
+        let key = |value: &i64| {
+            let mut key = Key::new();
+            key.push_fixed(&value.to_be_bytes());
+            key
+        };
+        let columns = sets::SetColumns::new([(1, INT8)]);
+        sets::SetIds::new(TABLE, columns, values.iter().map(key).collect())
+    };
+    let load = |value: i64, moment: &Arc<Moment>, found: Vec<(Key, Tuple)>| {
+        let SetLoad::Mine(ticket) = rows.begin_set_load(&sets(&[value])) else {
+            panic!("nobody else loads it");
+        };
+        rows.finish_set_load(ticket, moment, Some(found));
+    };
+    load(7, &moment("10:10:", 100), vec![(row(1).key, tuple(1, 7))]);
+    // By then a transaction that the stream has not told of has changed row 1, and taken all rows out of the other set: nothing but the moment says so.
+    load(8, &moment("11:11:", 200), vec![]);
+    let told = |values: &[i64], followed: u64| {
+        let none = BTreeMap::new();
+        let count = |rows: &[&Tuple]| rows.len();
+        rows.read_sets(&sets(values), &none, || false, || Lsn(followed), count)
+    };
+    assert_eq!(told(&[7], 150), SetRead::Done(1));
+    assert_eq!(told(&[8], 150), SetRead::Done(0));
+    assert_eq!(told(&[7, 8], 150), SetRead::Apart);
+    assert_eq!(told(&[7, 8], 200), SetRead::Done(1));
 }

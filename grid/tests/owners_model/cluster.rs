@@ -14,7 +14,7 @@ use ripen_grid::marks::Marks;
 use ripen_grid::ownership::Ownership;
 use ripen_grid::peers::floor::Told;
 use ripen_grid::rows::layer;
-use ripen_grid::rows::slot::{Base, Lend, Seen};
+use ripen_grid::rows::slot::{Base, Confirms, Lend, Seen};
 use ripen_grid::rows::{Found, LoadTicket, Moment, Rows, WalChange};
 use ripen_grid::schedule::Schedule;
 use ripen_grid::scope::Scope;
@@ -151,12 +151,16 @@ fn node(memory_max: u64, first_xid: u64, leads: bool) -> Node {
     let mut leader = Leader::default();
     leader.lead(leads.then_some(TERM));
     let machine = GridMachine {
+        sole: true,
         rows: rows.clone(),
         schedule: schedule.clone(),
         leader: Arc::new(Mutex::new(leader)),
         applied: watch::channel(Proposal(0)).0,
         live: Arc::new(AtomicBool::new(true)),
-        follows: Arc::new(|table| table == TABLE),
+        confirms: Arc::new(|table| match table == TABLE {
+            true => Confirms::Stream,
+            false => Confirms::Nobody,
+        }),
         requests: Arc::default(),
         ownership: Ownership {
             rows: rows.clone(),

@@ -10,17 +10,20 @@ use ripen_grid::machine::GridMachine;
 use ripen_grid::marks::Marks;
 use ripen_grid::ownership::Ownership;
 use ripen_grid::rows::layer::Stage;
-use ripen_grid::rows::{Found, LoadTicket, Moment, Rows, WalChange};
+use ripen_grid::rows::sets::{SetColumns, SetIds};
+use ripen_grid::rows::slot::Confirms;
+use ripen_grid::rows::{Found, LoadTicket, Moment, Rows, SetLoad, SetRead, SetTicket, WalChange};
 use ripen_grid::schedule::Schedule;
 use ripen_grid::scope::Scope;
-use ripen_pg::ids::{TableOid, TypeOid, Xid};
+use ripen_pg::ids::{Lsn, TableOid, TypeOid, Xid};
 use ripen_pg::key::Key;
+use ripen_pg::tuple::Tuple;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::watch;
 
-pub const KINDS: u8 = 36;
+pub const KINDS: u8 = 42;
 /// Few, so that things meet.
 const ROWS: u8 = 3;
 const FOLLOWED: TableOid = TableOid(1);
@@ -88,6 +91,13 @@ struct Load {
     seen: Option<(Arc<Moment>, HashMap<RowId, Row>)>,
 }
 
+struct SettingLoad {
+    ticket: SetTicket,
+    seen: Option<SeenSet>,
+}
+
+type SeenSet = (Arc<Moment>, Vec<(Key, Row)>);
+
 #[derive(Clone, Debug)]
 struct Attempt {
     xid: Xid,
@@ -97,11 +107,18 @@ struct Attempt {
 
 pub struct Driver {
     memory_max: u64,
+    /// Whether it is known that the stream confirms flushes.
+    sight: Arc<AtomicBool>,
     pg: Postgres,
     machine: GridMachine,
     rows: Arc<Rows>,
     schedule: Arc<Schedule>,
     loads: Vec<Load>,
+    set_loads: Vec<SettingLoad>,
+    /// As of when sets were loaded.
+    moments: Vec<Arc<Moment>>,
+    /// Sets that memory could tell.
+    pub sets_told: std::cell::Cell<u64>,
     /// Position in the WAL that the stream tells next, and the furthest it ever was.
     next: usize,
     told: usize,
@@ -119,7 +136,7 @@ pub struct Driver {
     /// What committed flushes carried, for values as of before them.
     flushed: BTreeMap<FlushSeq, BTreeMap<RowId, Vec<Raw>>>,
     attempt: Option<Attempt>,
-    /// Where a flush stands that triggers have made more of, that nobody will tell, and that has not ended: until then nobody can know.
+    /// Behind a flush that nobody will tell, and that has not ended: until then nobody can know what came after it. Where it stands itself, if triggers have made more of it.
     skipped: Option<usize>,
     log: Vec<Entry>,
     saved: Option<(usize, Vec<u8>)>,
@@ -131,7 +148,11 @@ pub struct Driver {
 /// The driver leads in it.
 const TERM: u64 = 1;
 
-fn machine(memory_max: u64, live: bool) -> (GridMachine, Arc<Rows>, Arc<Schedule>) {
+fn machine(
+    memory_max: u64,
+    live: bool,
+    sight: Arc<AtomicBool>,
+) -> (GridMachine, Arc<Rows>, Arc<Schedule>) {
     let (rows, schedule) = (
         Arc::new(Rows::new(memory_max, Arc::new(|| 0))),
         Arc::new(Schedule::default()),
@@ -140,13 +161,18 @@ fn machine(memory_max: u64, live: bool) -> (GridMachine, Arc<Rows>, Arc<Schedule
     // What is replayed was not proposed by this process.
     leader.lead(live.then_some(TERM));
     let machine = GridMachine {
+        sole: true,
         home: Arc::default(),
         rows: rows.clone(),
         schedule: schedule.clone(),
         leader: Arc::new(Mutex::new(leader)),
         applied: watch::channel(Proposal(0)).0,
         live: Arc::new(AtomicBool::new(live)),
-        follows: Arc::new(|table| table == FOLLOWED),
+        confirms: Arc::new(move |table| match (table, sight.load(Ordering::Relaxed)) {
+            (EXCLUSIVE, _) => Confirms::Nobody,
+            (_, true) => Confirms::Stream,
+            (_, false) => Confirms::Unknown,
+        }),
         requests: Arc::default(),
         ownership: Ownership {
             rows: rows.clone(),
@@ -169,17 +195,36 @@ fn all_rows() -> Vec<RowId> {
     (0..ROWS).map(row_id).collect()
 }
 
+fn sets(table: TableOid, position: usize, values: impl IntoIterator<Item = i64>) -> SetIds {
+    let key = |value: i64| {
+        let mut key = Key::new();
+        key.push_fixed(&value.to_be_bytes());
+        key
+    };
+    let values = values.into_iter().map(key).collect();
+    SetIds::new(table, SetColumns::new([(position, INT8)]), values)
+}
+
+fn is_in(row: &Row, sets: &SetIds) -> bool {
+    matches!(sets.value_of(&row.tuple()), Ok(Some(_)))
+}
+
 impl Driver {
     pub fn new(first_xid: u64, memory_max: u64) -> Driver {
-        let (machine, rows, schedule) = machine(memory_max, true);
+        let sight = Arc::new(AtomicBool::new(true));
+        let (machine, rows, schedule) = machine(memory_max, true, sight.clone());
         rows.note_xid(Xid(first_xid));
         Driver {
             memory_max,
+            sight,
             pg: Postgres::new(first_xid),
             machine,
             rows,
             schedule,
             loads: Vec::new(),
+            set_loads: Vec::new(),
+            moments: Vec::new(),
+            sets_told: std::cell::Cell::new(0),
             next: 0,
             told: 0,
             repeat_from: 0,
@@ -221,6 +266,10 @@ impl Driver {
             32 => self.settle_loads(),
             33 => self.standbys_have(x),
             34 => self.fail_over(x),
+            35 => drop(self.sight.fetch_not(Ordering::Relaxed)),
+            37 | 38 => self.begin_set_load(x, y),
+            39 => self.take_set_snapshot(x),
+            40 | 41 => self.finish_set_load(x),
             _ => self.restart(x, y),
         }
     }
@@ -367,7 +416,7 @@ impl Driver {
                 }),
             }
         }
-        set.extend(t.map(|_| 3));
+        set.extend(t.iter().flat_map(|_| [3, 4]));
         Some((
             raw,
             Change::Update {
@@ -735,9 +784,11 @@ impl Driver {
         } else if self.pg.wal.iter().all(|tx| tx.visible) {
             let open = self.schedule.open().map(|open| open.seq);
             let mut missed = self.pg.wal[self.next..].iter();
-            let fired = |tx: &Committed| tx.fired && tx.flush == open;
-            let fired = missed.position(fired).map(|at| self.next + at);
-            self.skipped = self.skipped.or(fired);
+            let missed = missed.position(|tx: &Committed| open.is_some() && tx.flush == open);
+            let missed = missed.map(|at| self.next + at);
+            // As after a restart: until it ends, its rows are shown as it leaves them.
+            let skipped = missed.map(|at| at + usize::from(!self.pg.wal[at].fired));
+            self.skipped = self.skipped.or(skipped);
             self.next = self.pg.wal.len();
             self.told = self.next;
             self.repeat_from = self.next;
@@ -775,6 +826,8 @@ impl Driver {
         for seq in lacks.map_or(kept.end, |lacks| lacks)..kept.end {
             self.write_again(FlushSeq(seq));
         }
+        // Its ids will be given anew.
+        self.moments.clear();
         self.timeline += 1;
         let server = Server {
             started: 1,
@@ -819,7 +872,8 @@ impl Driver {
     fn restart(&mut self, x: u8, y: u8) {
         let before = self.replicated();
         self.loads.clear();
-        let (machine, rows, schedule) = machine(self.memory_max, false);
+        self.set_loads.clear();
+        let (machine, rows, schedule) = machine(self.memory_max, false, self.sight.clone());
         (self.machine, self.rows, self.schedule) = (machine, rows, schedule);
         self.rows.note_xid(Xid(self.pg.next_xid));
         let from = match &self.saved {
@@ -834,9 +888,7 @@ impl Driver {
         for (at, entry) in self.log.iter().enumerate().skip(from) {
             self.machine.apply(LogIndex(at as u64 + 1), entry.clone());
         }
-        self.machine
-            .live
-            .store(true, std::sync::atomic::Ordering::SeqCst);
+        self.machine.live.store(true, Ordering::SeqCst);
         self.machine.leader.lock().lead(Some(TERM));
         assert_eq!(
             self.replicated(),
@@ -936,6 +988,7 @@ impl Driver {
                 "{row:?} is {known:?} in memory, may be {legal:?}"
             );
         }
+        self.check_sets();
         for row in self.pending.keys() {
             let clock = self.schedule.ask(|ripening| ripening.first_ms(row));
             assert_eq!(clock, self.clocks.get(row).copied(), "the clock of {row:?}");
@@ -950,28 +1003,180 @@ impl Driver {
 
     /// All legal values; `None`: anything.
     fn legal(&self, row: &RowId) -> Vec<Option<Option<Row>>> {
+        let prefix = |upto: usize| self.value(row, |tx| tx.lsn.0 <= 100 * upto as u64);
+        (self.oldest(row.table)..=self.pg.wal.len())
+            .map(prefix)
+            .collect()
+    }
+
+    fn oldest(&self, table: TableOid) -> usize {
         let told = self.told.min(self.skipped.unwrap_or(usize::MAX));
-        let from = if row.table == FOLLOWED { told } else { 0 };
-        let value = |upto: usize| {
-            let base = self.pg.at(row, |tx| tx.lsn.0 <= 100 * upto as u64);
-            let later = self.pg.wal[upto..]
-                .iter()
-                .filter_map(|tx| self.flushed.get(&tx.flush?)?.get(row))
-                .flatten();
-            let waiting = [&self.flushing, &self.pending]
-                .into_iter()
-                .filter_map(|waiting| waiting.get(row))
-                .flatten();
-            apply_all(base, later.chain(waiting)).ok()
-        };
-        let dead = self
-            .attempt
-            .as_ref()
-            .is_some_and(|attempt| attempt.dead.contains(row));
-        if dead {
-            return vec![None];
+        if table == FOLLOWED { told } else { 0 }
+    }
+
+    /// The row when Postgres has these transactions; `None`: anything.
+    fn value(&self, row: &RowId, has: impl Fn(&Committed) -> bool) -> Option<Option<Row>> {
+        let attempt = self.attempt.as_ref();
+        if attempt.is_some_and(|attempt| attempt.dead.contains(row)) {
+            return None;
         }
-        (from..=self.pg.wal.len()).map(value).collect()
+        let base = self.pg.at(row, &has);
+        let later = self.pg.wal.iter().filter(|tx| !has(tx));
+        let later = later.filter_map(|tx| self.flushed.get(&tx.flush?)?.get(row));
+        let waiting = [&self.flushing, &self.pending]
+            .into_iter()
+            .filter_map(|waiting| waiting.get(row));
+        apply_all(base, later.flatten().chain(waiting.flatten())).ok()
+    }
+
+    fn begin_set_load(&mut self, x: u8, y: u8) {
+        let sets = self.sets(x, y);
+        if let SetLoad::Mine(ticket) = self.rows.begin_set_load(&sets) {
+            self.set_loads.push(SettingLoad { ticket, seen: None });
+        }
+    }
+
+    /// All rows of a table, those of a group, those with the t that some row has, and several of these at once.
+    fn sets(&self, x: u8, y: u8) -> SetIds {
+        let row = row_id(x);
+        let t = |row: &RowId| self.pg.rows.get(row).map_or(0, |row| row.t);
+        match y % 6 {
+            0 => sets(row.table, 0, [0]),
+            1 | 2 => sets(row.table, 4, [i64::from(y % 6 - 1)]),
+            3 => sets(row.table, 3, [t(&row)]),
+            4 => sets(row.table, 4, [0, 1, 7]),
+            _ => {
+                let rows = all_rows().into_iter();
+                let rows = rows.filter(|other| other.table == row.table);
+                sets(row.table, 3, rows.map(|row| t(&row)))
+            }
+        }
+    }
+
+    fn take_set_snapshot(&mut self, x: u8) {
+        let at = usize::from(x) % self.set_loads.len().max(1);
+        let moment = self.pg.moment();
+        let Some(load) = self.set_loads.get_mut(at) else {
+            return;
+        };
+        if load.seen.is_some() {
+            return;
+        }
+        let sets = load.ticket.sets();
+        let rows = all_rows().into_iter().filter(|row| row.table == sets.table);
+        let found = rows.filter_map(|row| Some((row.key.clone(), self.pg.visible(&row)?)));
+        let found = found.filter(|(_, row)| is_in(row, sets)).collect();
+        load.seen = Some((moment.clone(), found));
+        self.moments.push(moment);
+    }
+
+    fn finish_set_load(&mut self, x: u8) {
+        if self.set_loads.is_empty() {
+            return;
+        }
+        let at = usize::from(x) % self.set_loads.len();
+        if x > 240 {
+            // Given up without a word.
+            drop(self.set_loads.remove(at));
+            return;
+        }
+        self.take_set_snapshot(at as u8);
+        let SettingLoad { ticket, seen } = self.set_loads.remove(at);
+        let (moment, found) = seen.expect("just taken");
+        let found = found.into_iter().map(|(key, row)| (key, row.tuple()));
+        self.rows
+            .finish_set_load(ticket, &moment, Some(found.collect()));
+    }
+
+    fn read_sets(&self, sets: &SetIds) -> SetRead<Vec<Row>> {
+        let told = self.told.checked_sub(1).map(|at| self.pg.wal[at].lsn);
+        let followed = match sets.table == FOLLOWED {
+            true => told.unwrap_or_default(),
+            false => Lsn(u64::MAX),
+        };
+        let rows = |tuples: &[&Tuple]| tuples.iter().map(|tuple| Row::of(tuple)).collect();
+        self.rows
+            .read_sets(sets, &BTreeMap::new(), || false, || followed, rows)
+    }
+
+    /// All sets that memory tells together are what they are at one moment, whole.
+    fn check_sets(&self) {
+        for (x, y) in (0..ROWS).flat_map(|x| (0..6).map(move |y| (x, y))) {
+            let sets = self.sets(x, y);
+            if let SetRead::Done(told) = self.read_sets(&sets) {
+                self.sets_told.set(self.sets_told.get() + 1);
+                let prefixes = self.oldest(sets.table)..=self.pg.wal.len();
+                let mut prefixes = prefixes.map(|upto| 100 * upto as u64);
+                let mut moments = self.moments.iter();
+                let legal = prefixes.any(|upto| self.is_legal(&sets, &told, |tx| tx.lsn.0 <= upto))
+                    || moments.any(|moment| {
+                        self.is_legal(&sets, &told, |tx| moment.snapshot.saw_full(tx.xid))
+                    });
+                assert!(legal, "{sets:?} is {told:?} in memory");
+            }
+        }
+    }
+
+    fn is_legal(&self, sets: &SetIds, told: &[Row], has: impl Fn(&Committed) -> bool) -> bool {
+        let (mut left, mut unsure) = (told.to_vec(), 0);
+        for row in all_rows().iter().filter(|row| row.table == sets.table) {
+            let Some(value) = self.value(row, &has) else {
+                unsure += 1;
+                continue;
+            };
+            if let Some(value) = value.filter(|value| is_in(value, sets)) {
+                let Some(at) = left.iter().position(|told| *told == value) else {
+                    return false;
+                };
+                left.remove(at);
+            }
+        }
+        left.len() <= unsure
+    }
+
+    /// In the end each set can be told, and is as in Postgres.
+    fn settle_sets(&mut self) {
+        while !self.set_loads.is_empty() {
+            self.finish_set_load(0);
+            self.check();
+        }
+        for (x, y) in (0..6).flat_map(|y| [(0, y), (2, y)]) {
+            let sets = self.sets(x, y);
+            let told = self.tell_sets(&sets);
+            let mut rows: Vec<Row> = self
+                .pg
+                .rows
+                .iter()
+                .filter(|(row, _)| row.table == sets.table)
+                .map(|(_, row)| row.clone())
+                .filter(|row| is_in(row, &sets))
+                .collect();
+            rows.sort();
+            match told {
+                Some(mut told) => {
+                    told.sort();
+                    assert_eq!(told, rows, "{sets:?} in the end");
+                }
+                None => assert_eq!(self.memory_max, 0, "{sets:?} can be told"),
+            }
+        }
+    }
+
+    fn tell_sets(&mut self, sets: &SetIds) -> Option<Vec<Row>> {
+        for _ in 0..6 {
+            match self.read_sets(sets) {
+                SetRead::Done(told) => return Some(told),
+                SetRead::Unknown(rows) => rows.iter().for_each(|row| self.load_now(row)),
+                SetRead::Missing(missing) => {
+                    if let SetLoad::Mine(ticket) = self.rows.begin_set_load(&missing) {
+                        self.set_loads.push(SettingLoad { ticket, seen: None });
+                        self.finish_set_load(0);
+                    }
+                }
+                _ => {}
+            }
+        }
+        None
     }
 
     /// Everything comes to its end; then memory and Postgres agree.
@@ -1017,17 +1222,19 @@ impl Driver {
                 assert_eq!(known, self.pg.rows.get(&row).cloned(), "{row:?} in the end");
             }
         }
-        for row in self.rows.without_base(10) {
+        for row in self.rows.without_base(10, |_| true) {
             self.load_now(&row);
         }
+        self.settle_sets();
         let mut left = Vec::new();
         self.rows
             .for_each_layered(|row, slot| left.push((row.clone(), format!("{:?}", slot.layers()))));
         assert!(left.is_empty(), "no layer is left: {left:?}");
-        assert_eq!(self.rows.without_base(10), []);
+        assert_eq!(self.rows.without_base(10, |_| true), []);
         assert_eq!(self.schedule.stats().unconfirmed_rows, 0);
         if self.memory_max == 0 {
             self.rows.drop_where(|_| true);
+            self.rows.shed(0);
             assert_eq!(self.rows.stats().bytes, 0);
         }
     }

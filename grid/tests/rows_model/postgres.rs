@@ -8,7 +8,7 @@ use ripen_pg::tuple::{Datum, Tuple};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-/// A row of every table here: key, a, b, t (large: the WAL does not repeat it when it is unchanged).
+/// A row of every table here: key, a, b, t (large: the WAL does not repeat it when it is unchanged), and [`Row::group`], by which rows are gathered.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Row {
     pub a: i64,
@@ -17,12 +17,17 @@ pub struct Row {
 }
 
 impl Row {
+    pub fn group(&self) -> i64 {
+        self.t.rem_euclid(2)
+    }
+
     pub fn tuple(&self) -> Tuple {
         let columns = [
             &0i64.to_be_bytes(),
             &self.a.to_be_bytes(),
             &self.b.to_be_bytes(),
             &self.t.to_be_bytes(),
+            &self.group().to_be_bytes(),
         ];
         columns
             .into_iter()
@@ -39,7 +44,7 @@ impl Row {
                 tuple.get(at)
             }
         };
-        (0..4).map(column).collect()
+        (0..5).map(column).collect()
     }
 
     pub fn of(tuple: &Tuple) -> Row {

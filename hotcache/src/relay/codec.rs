@@ -2,7 +2,7 @@
 
 use super::{Ask, Begin, Claim, Reply, State};
 use crate::error::Unavailable;
-use crate::event::{Event, Outcome, RowOutcome, Transaction};
+use crate::event::{Event, Outcome, OwnFlush, RowOutcome, Transaction};
 use crate::publication::Author;
 use crate::shape::ShapeStamp;
 use bytes::Bytes;
@@ -255,8 +255,7 @@ fn encode_transaction(out: &mut Vec<u8>, transaction: &Transaction) {
     put_u32(out, transaction.xid.0);
     put_u64(out, transaction.commit.0);
     put_u64(out, transaction.commit_time.0.cast_unsigned());
-    out.push(u8::from(transaction.own_flush.is_some()));
-    put_u64(out, transaction.own_flush.map_or(0, |seq| seq.0));
+    encode_own(out, transaction.own_flush);
     put_many(out, &transaction.rows, encode_row);
     encode_tables(out, &transaction.truncated);
     encode_tables(out, &transaction.invalidated);
@@ -272,16 +271,25 @@ fn decode_transaction(reader: &mut Reader<'_>) -> Result<Transaction, Malformed>
         xid: Xid32(reader.u32()?),
         commit: Lsn(reader.u64()?),
         commit_time: PgMicros(reader.u64()?.cast_signed()),
-        own_flush: {
-            let (is_own, seq) = (reader.bool()?, reader.u64()?);
-            is_own.then_some(FlushSeq(seq))
-        },
+        own_flush: decode_own(reader)?,
         rows: reader.many(decode_row)?,
         truncated: decode_tables(reader)?,
         invalidated: decode_tables(reader)?,
         schema_changed: decode_tables(reader)?,
         shapes: reader.many(|reader| Ok((TableOid(reader.u32()?), ShapeStamp(reader.u64()?))))?,
     })
+}
+
+/// One more than the log's number, 0 where it is none of ours; then the flush's number.
+fn encode_own(out: &mut Vec<u8>, flush: Option<OwnFlush>) {
+    let log = flush.map_or(0, |flush| flush.log + 1);
+    out.push(u8::try_from(log).expect("logs have small numbers"));
+    put_u64(out, flush.map_or(0, |flush| flush.seq.0));
+}
+
+fn decode_own(reader: &mut Reader<'_>) -> Result<Option<OwnFlush>, Malformed> {
+    let (log, seq) = (i32::from(reader.u8()?) - 1, FlushSeq(reader.u64()?));
+    Ok((log >= 0).then_some(OwnFlush { log, seq }))
 }
 
 fn encode_row(out: &mut Vec<u8>, told: &RowOutcome) {

@@ -3,7 +3,7 @@
 
 use super::hub::Bounds;
 use super::*;
-use crate::event::{Outcome, RowOutcome, Transaction};
+use crate::event::{Outcome, OwnFlush, RowOutcome, Transaction};
 use crate::limits::RELAY_HOLD;
 use crate::publication::Author;
 use crate::shape::ShapeStamp;
@@ -60,7 +60,10 @@ fn transaction() -> Transaction {
         xid: Xid32(9),
         commit: Lsn(100),
         commit_time: PgMicros(-3),
-        own_flush: Some(FlushSeq(4)),
+        own_flush: Some(OwnFlush {
+            log: 0,
+            seq: FlushSeq(4),
+        }),
         rows: vec![
             told(b"a", Outcome::Put(image)),
             told(b"b", Outcome::Delete),
@@ -313,9 +316,12 @@ fn a_huge_transaction_is_told_by_its_tables() {
 struct Node {
     taker: Taker,
     hub: Option<Hub>,
-    /// Of a leader: what it has taken itself, and how far its connection has read.
+    /// Of a leader: what it has taken itself.
     own: Taken,
-    read: u64,
+    /// How far its client has told, on that timeline; `None`: nothing can be gone on with.
+    read: Option<(u32, u64)>,
+    /// Whether that is what another leader told, so that all of it is told again.
+    inherited: bool,
     /// Up to where its hub has told everything.
     told: u64,
     /// Ids of events that it has taken since it began.
@@ -431,18 +437,18 @@ impl World {
         let (end, next_id) = (self.end(), self.next_id);
         let first = self.first_behind(confirmed);
         let node = &mut self.nodes[leader];
-        let told = node.own.claim();
-        let continues = told.is_none_or(|told| told.timeline == timeline && told.complete.0 <= end);
-        let resumed = told.is_some_and(|told| continues && confirmed <= told.complete.0);
-        let event = connected(resumed, continues, timeline, confirmed);
+        let continues = node.read.is_none_or(|(of, at)| of == timeline && at <= end);
+        let read = node.read.filter(|(_, at)| continues && confirmed <= *at);
+        let resumed = read.is_some();
+        let start = match read {
+            Some((_, at)) if !node.inherited => at,
+            _ => confirmed,
+        };
+        let event = connected(resumed, continues, timeline, start);
         let hub = node.hub.as_mut().expect("who leads has one");
         hub.tell(&event, draw());
-        node.read = confirmed;
-        node.told = if resumed {
-            node.told.max(confirmed)
-        } else {
-            confirmed
-        };
+        (node.read, node.inherited) = (Some((timeline, start)), false);
+        node.told = if resumed { node.told.max(start) } else { start };
         node.live = true;
         if !resumed {
             node.own.begin(hub.claim().expect("it has begun"));
@@ -469,6 +475,9 @@ impl World {
             return;
         };
         (node.own, node.told) = (node.taker.progress(), 0);
+        let claim = node.own.claim();
+        node.read = claim.map(|claim| (claim.timeline, claim.complete.0));
+        node.inherited = claim.is_some();
         node.hub = Some(Hub::new(draw()(), node.own.claim()).bounded(SMALL));
         self.connect();
     }
@@ -476,10 +485,10 @@ impl World {
     fn read(&mut self, count: usize) {
         let Some(leader) = self.leader else { return };
         let node = &mut self.nodes[leader];
-        let unread = self
-            .wal
-            .iter()
-            .filter(|(position, _)| *position > node.read);
+        let Some((timeline, read)) = node.read else {
+            return;
+        };
+        let unread = self.wal.iter().filter(|(position, _)| *position > read);
         let mut unread = unread.copied().take(count).collect::<Vec<_>>();
         // A message of Postgres tells all events of a position.
         if let Some((last, _)) = unread.last().copied() {
@@ -488,7 +497,8 @@ impl World {
         }
         for (position, id) in unread {
             node.tell(&mark(id, position));
-            (node.read, node.told) = (position, node.told.max(position));
+            node.read = Some((timeline, position));
+            node.told = node.told.max(position);
         }
     }
 
@@ -534,7 +544,8 @@ impl World {
         let Some(leader) = self.leader else { return };
         let node = &mut self.nodes[leader];
         let taken = node.hub.as_mut().unwrap().taken_by_all(self.now_ms).0;
-        self.confirmed = self.confirmed.max(taken.min(node.read));
+        let read = node.read.map_or(0, |(_, read)| read);
+        self.confirmed = self.confirmed.max(taken.min(read));
     }
 
     fn restart(&mut self, node: usize) {

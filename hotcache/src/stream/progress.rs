@@ -1,6 +1,7 @@
 //! Recognises our own flushes by the row of `ripen.progress` that they move. Never takes a take-over by a new leader, or another log's flush, for one.
 
 use super::StreamError;
+use crate::event::OwnFlush;
 use ripen_cachestore::change::FlushSeq;
 use ripen_cachestore::progress::LogKey;
 use ripen_pg::replication::pgoutput::{Column, Old, RelationMessage, TupleData};
@@ -17,8 +18,8 @@ pub(super) struct Progress {
 /// What a change of the table means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// The transaction is our flush with this number.
-    Flush(FlushSeq),
+    /// The transaction is this flush of ours.
+    Flush(OwnFlush),
     /// Nothing of ours: another log, a take-over, a first row.
     Other,
 }
@@ -38,17 +39,23 @@ impl Progress {
         }))
     }
 
-    /// Judges a new image. A flush moves `applied`; the old image tells where it was (the table's replica identity is full), else the last flush seen does.
+    /// Judges a new image. A flush moves `applied`; the old image tells where it was (the table's replica identity is full), else the last flush seen does. `logs`: ours, with
+    /// the last flush seen of each.
     pub fn judge(
         self,
-        log: LogKey,
+        logs: &[(LogKey, Option<FlushSeq>)],
         new: TupleData<'_>,
         old: Option<Old<'_>>,
-        last: Option<FlushSeq>,
     ) -> Result<Verdict, StreamError> {
-        if !self.is_of(log, new)? {
-            return Ok(Verdict::Other);
+        let mut ours = None;
+        for (log, last) in logs {
+            if self.is_of(*log, new)? {
+                ours = Some((log.number, *last));
+            }
         }
+        let Some((log, last)) = ours else {
+            return Ok(Verdict::Other);
+        };
         let applied = self.applied(new)?;
         let before = match old {
             Some(Old::Full(old)) => Some(self.applied(old)?),
@@ -56,7 +63,7 @@ impl Progress {
         };
         let moved = before != Some(applied) && applied != FlushSeq(0);
         Ok(if moved {
-            Verdict::Flush(applied)
+            Verdict::Flush(OwnFlush { log, seq: applied })
         } else {
             Verdict::Other
         })

@@ -30,6 +30,7 @@ fn column(position: usize, name: &str, type_oid: TypeOid) -> CatalogColumn {
         default: None,
         generated: '\0',
         identity: '\0',
+        sequence: None,
         grants: Grants::default(),
     }
 }
@@ -51,11 +52,14 @@ fn catalog(epoch: u64) -> Catalog {
         ],
         width: 4,
         primary_key: vec![0],
+        primary_key_name: "t_pkey".to_owned(),
         checks: vec![],
         unique_columns: BTreeSet::new(),
         indexed_columns: BTreeSet::new(),
+        indexes: BTreeSet::new(),
         expression_columns: BTreeSet::new(),
         replica_identity: 'd',
+        foreign_keys: Vec::new(),
         foreign_key_columns: BTreeSet::new(),
         referenced_columns: BTreeSet::new(),
         parents: BTreeSet::new(),
@@ -89,6 +93,13 @@ enum V<'a> {
     Raw(&'a str),
 }
 use V::{Int, Long, Null, Raw, Same};
+
+fn own(seq: u64) -> OwnFlush {
+    OwnFlush {
+        log: LOG.number,
+        seq: FlushSeq(seq),
+    }
+}
 
 fn data(values: &[V<'_>]) -> Vec<u8> {
     let mut out = Vec::from(u16::try_from(values.len()).unwrap().to_be_bytes());
@@ -242,7 +253,7 @@ fn feed(stream: &mut Stream, catalog: &Catalog, messages: &[Vec<u8>]) -> Vec<Eve
 
 /// What one transaction with these changes tells.
 fn transaction(changes: &[Vec<u8>]) -> Transaction {
-    let mut stream = Stream::new(LOG);
+    let mut stream = Stream::new(&[LOG]);
     let messages = [&[begin(), table()], changes, &[commit()]].concat();
     match feed(&mut stream, &catalog(1), &messages).as_slice() {
         [Event::Transaction(transaction)] => transaction.clone(),
@@ -377,7 +388,7 @@ fn values_without_binary_form_are_not_guessed() {
 
 #[test]
 fn full_identity_tells_unchanged_values() {
-    let mut stream = Stream::new(LOG);
+    let mut stream = Stream::new(&[LOG]);
     let columns = [("id", INT4), ("v", TEXT), ("w", TEXT)];
     let old = [Int(1), V::Text("a"), V::Text("long")];
     let new = [Int(1), V::Text("c"), Same];
@@ -400,7 +411,7 @@ fn full_identity_tells_unchanged_values() {
 
 #[test]
 fn an_index_as_identity_invalidates_the_table() {
-    let mut stream = Stream::new(LOG);
+    let mut stream = Stream::new(&[LOG]);
     let columns = [("id", INT4), ("v", TEXT), ("w", TEXT)];
     let messages = [
         begin(),
@@ -434,7 +445,7 @@ fn own_flush_is_confirmed_and_its_rows_are_skipped() {
         insert(&[Int(1), Null, Null]),
         truncate(),
     ]);
-    assert_eq!(told.own_flush, Some(FlushSeq(42)));
+    assert_eq!(told.own_flush, Some(own(42)));
     assert!(told.rows.is_empty() && told.truncated.is_empty() && told.invalidated.is_empty());
 }
 
@@ -448,14 +459,14 @@ fn a_flush_that_may_have_changed_more_tells_its_rows() {
         insert(&[Int(1), Null, Null]),
         delete(2),
     ]);
-    assert_eq!(told.own_flush, Some(FlushSeq(42)));
+    assert_eq!(told.own_flush, Some(own(42)));
     assert_eq!(told.rows.len(), 2);
 }
 
 #[test]
 fn take_over_and_other_logs_are_no_flush() {
     let catalog = catalog(1);
-    let mut stream = Stream::new(LOG);
+    let mut stream = Stream::new(&[LOG]);
     let told = feed(
         &mut stream,
         &catalog,
@@ -498,12 +509,12 @@ fn wal_from_before_logs_had_identities_is_of_the_one_log_there_was() {
         change(b'U', PROGRESS, &moved),
         insert(&[Int(1), Null, Null]),
     ]);
-    assert_eq!((told.own_flush, told.rows.len()), (Some(FlushSeq(42)), 0));
+    assert_eq!((told.own_flush, told.rows.len()), (Some(own(42)), 0));
 }
 
 #[test]
 fn without_old_values_the_last_flush_tells_a_take_over() {
-    let (mut stream, catalog) = (Stream::new(LOG), catalog(1));
+    let (mut stream, catalog) = (Stream::new(&[LOG]), catalog(1));
     let new = [
         Int(1),
         Long(1),
@@ -517,16 +528,14 @@ fn without_old_values_the_last_flush_tells_a_take_over() {
         &catalog,
         &[begin(), progress_table(b'd'), touch.clone(), commit()],
     );
-    assert!(
-        matches!(told.as_slice(), [Event::Transaction(t)] if t.own_flush == Some(FlushSeq(42)))
-    );
+    assert!(matches!(told.as_slice(), [Event::Transaction(t)] if t.own_flush == Some(own(42))));
     let told = feed(&mut stream, &catalog, &[begin(), touch, commit()]);
     assert_eq!(told, [Event::Position(Lsn(100))]);
 }
 
 #[test]
 fn withdrawn_tables_are_told_behind_what_was_told_of_them() {
-    let mut stream = Stream::new(LOG);
+    let mut stream = Stream::new(&[LOG]);
     let messages = [
         begin(),
         table(),
@@ -550,7 +559,7 @@ fn withdrawn_tables_are_told_behind_what_was_told_of_them() {
 
 #[test]
 fn marks_follow_their_transaction_and_foreign_messages_are_ignored() {
-    let mut stream = Stream::new(LOG);
+    let mut stream = Stream::new(&[LOG]);
     let told = feed(
         &mut stream,
         &catalog(1),
@@ -582,7 +591,7 @@ fn marks_follow_their_transaction_and_foreign_messages_are_ignored() {
 
 #[test]
 fn other_columns_than_the_catalogs_invalidate_and_report_once_per_epoch() {
-    let mut stream = Stream::new(LOG);
+    let mut stream = Stream::new(&[LOG]);
     let swapped = relation(
         T,
         "public.t",
@@ -618,7 +627,7 @@ fn other_columns_than_the_catalogs_invalidate_and_report_once_per_epoch() {
 
 #[test]
 fn a_new_description_that_fits_the_new_catalog_is_followed() {
-    let mut stream = Stream::new(LOG);
+    let mut stream = Stream::new(&[LOG]);
     let before = relation(T, "public.t", b'd', &[("id", INT4)]);
     feed(&mut stream, &catalog(1), &[begin(), before, commit()]);
     let told = feed(
@@ -639,7 +648,7 @@ fn a_new_description_that_fits_the_new_catalog_is_followed() {
 
 #[test]
 fn a_huge_transaction_is_told_by_its_tables() {
-    let mut stream = Stream::new(LOG);
+    let mut stream = Stream::new(&[LOG]);
     stream.bytes_max = 10_000;
     let rows = (0..1_000).map(|id| insert(&[Int(id), V::Text("some text"), Null]));
     let messages: Vec<_> = [begin(), table()]
@@ -659,7 +668,7 @@ fn a_huge_transaction_is_told_by_its_tables() {
 
 #[test]
 fn changing_one_row_over_and_over_takes_no_more_memory() {
-    let mut stream = Stream::new(LOG);
+    let mut stream = Stream::new(&[LOG]);
     stream.bytes_max = 10_000;
     let rows = (0..1_000).map(|_| insert(&[Int(1), V::Text("some text"), Null]));
     let messages: Vec<_> = [begin(), table()]
@@ -676,7 +685,7 @@ fn changing_one_row_over_and_over_takes_no_more_memory() {
 
 #[test]
 fn a_row_too_large_to_read_invalidates_its_table() {
-    let mut stream = Stream::new(LOG);
+    let mut stream = Stream::new(&[LOG]);
     feed(&mut stream, &catalog(1), &[begin(), table(), delete(1)]);
     stream.oversized(T).unwrap();
     let told = feed(&mut stream, &catalog(1), &[delete(2), commit()]);
@@ -691,7 +700,7 @@ fn a_row_too_large_to_read_invalidates_its_table() {
 
 #[test]
 fn position_does_not_run_ahead_of_an_open_transaction() {
-    let mut stream = Stream::new(LOG);
+    let mut stream = Stream::new(&[LOG]);
     let mut told = Vec::new();
     stream.keepalive(Lsn(50), &mut |event| told.push(event));
     feed(&mut stream, &catalog(1), &[begin(), table(), delete(1)]);
@@ -712,7 +721,7 @@ fn position_does_not_run_ahead_of_an_open_transaction() {
 
 #[test]
 fn a_restart_forgets_what_was_half_told() {
-    let mut stream = Stream::new(LOG);
+    let mut stream = Stream::new(&[LOG]);
     feed(&mut stream, &catalog(1), &[begin(), table(), delete(1)]);
     stream.restart(Lsn(10));
     let told = feed(&mut stream, &catalog(1), &[begin(), delete(2), commit()]);
@@ -726,7 +735,7 @@ fn a_restart_forgets_what_was_half_told() {
 fn impossible_orders_are_errors() {
     let catalog = catalog(1);
     let fails = |messages: &[Vec<u8>]| {
-        let mut stream = Stream::new(LOG);
+        let mut stream = Stream::new(&[LOG]);
         let handle = |message: &Vec<u8>| {
             stream
                 .handle(PgOutput::decode(message).unwrap(), &catalog, &mut |_| ())

@@ -49,9 +49,9 @@ pub fn hot_cache(
 ) -> Result<HotCache> {
     Ok(HotCache::new(Options {
         upstream: server.url(login).parse()?,
-        slot: slot.to_owned(),
+        slot: Some(slot.to_owned()),
         publication: "ripen".into(),
-        log: log(1),
+        logs: vec![log(1)],
         drop_slot_on_stop: Arc::new(drop_slot_on_stop.into()),
     }))
 }
@@ -89,9 +89,9 @@ impl Following {
     ) -> Result<Following> {
         let options = Options {
             upstream: server.url("postgres").parse()?,
-            slot: "ripen".to_owned(),
+            slot: Some("ripen".to_owned()),
             publication: "ripen".into(),
-            log: log(1),
+            logs: vec![log(1)],
             drop_slot_on_stop: Arc::default(),
         };
         let taken = taken.clone();
@@ -207,6 +207,7 @@ pub async fn catalog(client: &Client, epoch: u64) -> Result<Catalog> {
             default: None,
             generated: if row.try_get(5)? { 's' } else { '\0' },
             identity: '\0',
+            sequence: None,
             grants: Grants::default(),
         });
         if row.try_get::<_, Option<i32>>(7)?.is_some() {
@@ -235,11 +236,14 @@ fn relation(oid: TableOid, name: String, width: usize) -> Relation {
         columns: vec![],
         width,
         primary_key: vec![],
+        primary_key_name: String::new(),
         checks: vec![],
         unique_columns: BTreeSet::new(),
         indexed_columns: BTreeSet::new(),
+        indexes: BTreeSet::new(),
         expression_columns: BTreeSet::new(),
         replica_identity: 'd',
+        foreign_keys: Vec::new(),
         foreign_key_columns: BTreeSet::new(),
         referenced_columns: BTreeSet::new(),
         parents: BTreeSet::new(),

@@ -28,6 +28,7 @@ pub const TIMESTAMP: TypeOid = TypeOid(1114);
 pub const TIMESTAMPTZ: TypeOid = TypeOid(1184);
 pub const INTERVAL: TypeOid = TypeOid(1186);
 pub const TIMETZ: TypeOid = TypeOid(1266);
+pub const TEXT_ARRAY: TypeOid = TypeOid(1009);
 pub const NUMERIC: TypeOid = TypeOid(1700);
 pub const UUID: TypeOid = TypeOid(2950);
 pub const JSONB: TypeOid = TypeOid(3802);
@@ -42,7 +43,7 @@ const ARRAYS: [(TypeOid, TypeOid); 25] = [
     (TypeOid(1003), NAME),
     (TypeOid(1005), INT2),
     (TypeOid(1007), INT4),
-    (TypeOid(1009), TEXT),
+    (TEXT_ARRAY, TEXT),
     (TypeOid(1014), BPCHAR),
     (TypeOid(1015), VARCHAR),
     (TypeOid(1016), INT8),

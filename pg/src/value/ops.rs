@@ -4,10 +4,12 @@
 mod arithmetic;
 mod cast;
 mod compare;
+mod json;
 mod text;
 mod time;
 
 pub use arithmetic::{Arithmetic, abs, arithmetic, ceil, floor, negate, round, sign, trunc};
 pub use cast::{CastKind, cast};
 pub use compare::{TextOrder, compare, compare_enum, equal};
+pub use json::{JsonKey, json_concat, json_field, json_has, json_set, json_text, json_without};
 pub use text::{TrimSide, concat, length, lower, octet_length, substring, trim, upper};

@@ -3,7 +3,7 @@
 
 mod array;
 mod datetime;
-mod json;
+pub(super) mod json;
 mod number;
 mod scalar;
 

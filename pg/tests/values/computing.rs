@@ -6,8 +6,10 @@ use crate::{Tally, name, quote};
 use anyhow::Result;
 use bytes::BytesMut;
 use ripen_pg::ids::TypeOid;
-use ripen_pg::value::ops::{self, Arithmetic, CastKind, TextOrder, TrimSide};
-use ripen_pg::value::{Failure, Settings, Value, add, additive, coerce_typmod, oid, render_text};
+use ripen_pg::value::ops::{self, Arithmetic, CastKind, JsonKey, TextOrder, TrimSide};
+use ripen_pg::value::{
+    Failure, Settings, Value, add, additive, coerce_typmod, oid, parse_text, render_text,
+};
 use std::cmp::Ordering;
 
 type Computed = Result<Value<'static>, Failure>;
@@ -248,6 +250,121 @@ pub async fn functions(server: &Server, random: &mut Random, tally: &mut Tally) 
             .next()
             .unwrap_or(what);
         tally.compare_outcome(&format!("function {function}"), what, here, there);
+    }
+    Ok(())
+}
+
+const NAMES: [&str; 7] = ["a", "b", "bb", "c", "", "x\"y", "é"];
+
+/// A random `jsonb`, as it is written.
+fn json(random: &mut Random, depth: u64) -> String {
+    let many = |random: &mut Random, one: &dyn Fn(&mut Random) -> String| {
+        let all: Vec<String> = (0..random.below(4)).map(|_| one(random)).collect();
+        all.join(",")
+    };
+    match random.below(if depth > 0 { 10 } else { 6 }) {
+        0 => "null".to_owned(),
+        1 => "true".to_owned(),
+        2 => (*random.pick(&["1", "-2.50", "1e3", "0"])).to_owned(),
+        3..6 => format!("{:?}", random.pick(&NAMES)),
+        6 | 7 => {
+            let element = |random: &mut Random| json(random, depth - 1);
+            format!("[{}]", many(random, &element))
+        }
+        _ => {
+            let member = |random: &mut Random| {
+                format!("{:?}:{}", random.pick(&NAMES), json(random, depth - 1))
+            };
+            format!("{{{}}}", many(random, &member))
+        }
+    }
+}
+
+/// Operators and functions on `jsonb`.
+pub async fn jsonb(server: &Server, random: &mut Random, tally: &mut Tally) -> Result<()> {
+    let (mut checks, mut sql, mut here) = (Vec::new(), Vec::new(), Vec::new());
+    let mut case = |check: &'static str,
+                    text: String,
+                    computed: Result<Option<Value<'static>>, Failure>| {
+        checks.push(check);
+        sql.push(text);
+        here.push(computed.map(|value| value.map(|value| (value.type_oid(), value.to_binary()))));
+    };
+    for _ in 0..1500 {
+        let (left, right) = (json(random, 3), json(random, 2));
+        let normal = |text: &str| {
+            let bytes = parse_text(oid::JSONB, -1, text, &Settings::default()).expect("valid");
+            String::from_utf8(bytes[1..].to_vec()).expect("UTF-8")
+        };
+        let (a, b) = (normal(&left), normal(&right));
+        let (x, y) = (
+            format!("{}::jsonb", quote(&left)),
+            format!("{}::jsonb", quote(&right)),
+        );
+        let (name, other) = (*random.pick(&NAMES), *random.pick(&NAMES));
+        let index = random.below(7) as i32 - 3;
+        let (quoted, second) = (quote(name), quote(other));
+        let by_name = JsonKey::Name(name);
+        let by_index = JsonKey::Index(index);
+        case(
+            "jsonb ||",
+            format!("{x} || {y}"),
+            ops::json_concat(&a, &b).map(Some),
+        );
+        case(
+            "jsonb ->",
+            format!("{x} -> {quoted}"),
+            ops::json_field(&a, by_name),
+        );
+        case(
+            "jsonb -> int",
+            format!("{x} -> ({index})"),
+            ops::json_field(&a, by_index),
+        );
+        case(
+            "jsonb ->>",
+            format!("{x} ->> {quoted}"),
+            ops::json_text(&a, by_name),
+        );
+        case(
+            "jsonb ->> int",
+            format!("{x} ->> ({index})"),
+            ops::json_text(&a, by_index),
+        );
+        case(
+            "jsonb -",
+            format!("{x} - {quoted}"),
+            ops::json_without(&a, by_name).map(Some),
+        );
+        case(
+            "jsonb - int",
+            format!("{x} - ({index})"),
+            ops::json_without(&a, by_index).map(Some),
+        );
+        case(
+            "jsonb ?",
+            format!("{x} ? {quoted}"),
+            ops::json_has(&a, name).map(Some),
+        );
+        let create = random.below(2) == 0;
+        case(
+            "jsonb_set",
+            format!("jsonb_set({x}, ARRAY[{quoted}, {second}], {y}, {create})"),
+            ops::json_set(&a, &[name, other], &b, create).map(Some),
+        );
+        case(
+            "jsonb_set",
+            format!("jsonb_set({x}, ARRAY[{quoted}], {y}, {create})"),
+            ops::json_set(&a, &[name], &b, create).map(Some),
+        );
+    }
+    let there = server.compute(sql.clone()).await?;
+    for (((check, what), here), there) in checks.iter().zip(&sql).zip(here).zip(&there) {
+        match here {
+            Ok(None) => tally.compare(check, what, "Null", &format!("{there:?}")),
+            Ok(Some(value)) => tally.compare_outcome(check, what, Ok(value), there),
+            Err(failure) => tally.compare_outcome(check, what, Err(failure), there),
+        }
     }
     Ok(())
 }

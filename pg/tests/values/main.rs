@@ -36,6 +36,7 @@ async fn values_mean_what_postgres_means() -> Result<()> {
     reading::keys(&server, &mut random, &mut tally).await?;
     computing::operators(&server, &mut random, &mut tally).await?;
     computing::functions(&server, &mut random, &mut tally).await?;
+    computing::jsonb(&server, &mut random, &mut tally).await?;
     computing::casts(&server, &mut random, &mut tally).await?;
     tally.judge()
 }

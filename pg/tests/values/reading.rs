@@ -431,7 +431,7 @@ fn random_moment(random: &mut Random, type_oid: TypeOid) -> String {
     ]);
     let date = format!("{:04}-{month:02}-{day:02}", 1971 + random.below(66));
     if type_oid == oid::DATE {
-        return date;
+        return date + *random.pick(&["", "", " +02", " -05:30", "+02", " Z"]);
     }
     let clock = format!(
         "{:02}:{:02}:{:02}",
@@ -441,11 +441,6 @@ fn random_moment(random: &mut Random, type_oid: TypeOid) -> String {
     );
     let fraction = *random.pick(&["", ".5", ".123456", ".9999995", ".000"]);
     let zone = *random.pick(&["", "", "Z", "+02", "-05:30", "+0530", " UTC"]);
-    let zone = if type_oid == oid::TIMESTAMPTZ {
-        zone
-    } else {
-        ""
-    };
     let separator = *random.pick(&[" ", "T"]);
     format!("{date}{separator}{clock}{fraction}{zone}")
 }

@@ -42,12 +42,56 @@ pub(super) fn check(config: &Config, problems: &mut Vec<Problem>) {
         (None, Some(_)) => report("tls_key", "needs tls_cert".to_owned()),
         _ => {}
     }
+    check_logs(config, &mut report);
     cluster::check(config, &mut report);
     for (n, rule) in config.tables.iter().enumerate() {
         check_order(&config.tables[..n], rule, problems);
         check_rule(rule, problems);
+        check_log(config, rule, problems);
     }
     check_write_behind(config, problems);
+}
+
+/// What several logs cannot do yet.
+fn check_logs(config: &Config, report: &mut impl FnMut(&str, String)) {
+    let wrong = |log: u8| {
+        format!(
+            "{log} is none of {} logs, which are counted from 0",
+            config.logs
+        )
+    };
+    if let Some(log) = config.table_defaults.log.filter(|log| *log >= config.logs) {
+        report("log", wrong(log));
+    }
+    if config.logs == 1 {
+        return;
+    }
+    if config.cluster.cluster_listen.is_some() {
+        let message =
+            "several logs are for a node alone as yet; leave this out, or leave out cluster_listen";
+        report("logs", message.to_owned());
+    }
+    if !config.standbys.is_empty() {
+        let message = "flushes are kept for standbys in one log only as yet; leave this out, or leave out standbys";
+        report("logs", message.to_owned());
+    }
+}
+
+/// A log that there is not.
+fn check_log(config: &Config, rule: &TableRule, problems: &mut Vec<Problem>) {
+    let (Some(log), Some(origin)) = (rule.settings.log, rule.keys.get("log")) else {
+        return;
+    };
+    if log >= config.logs {
+        problems.push(Problem {
+            key: "table.log".to_owned(),
+            origin: origin.clone(),
+            message: format!(
+                "{log} is none of {} logs, which are counted from 0",
+                config.logs
+            ),
+        });
+    }
 }
 
 /// An entry that an earlier one hides entirely would never be used.
@@ -70,7 +114,13 @@ fn check_order(earlier: &[TableRule], rule: &TableRule, problems: &mut Vec<Probl
 
 /// Keys that mean nothing in the entry's mode.
 fn check_rule(rule: &TableRule, problems: &mut Vec<Problem>) {
-    const QUEUE: &[&str] = &["write_delay", "batch_factor", "write_max_batch", "conflict"];
+    const QUEUE: &[&str] = &[
+        "write_delay",
+        "batch_factor",
+        "write_max_batch",
+        "log",
+        "conflict",
+    ];
     const CACHE: &[&str] = &["exclusive", "memory_share", "expiry"];
     let idle: Vec<&str> = match rule.mode {
         Some(Mode::Off) => [QUEUE, CACHE].concat(),

@@ -38,6 +38,7 @@ pub const GLOBAL: &[Key<Config>] = keys! { Config;
     admin_listen: "host:port for /metrics, /live and /ready over HTTP", parse_address, String::clone;
     data_dir: "folder of the log, and of what a start without Postgres needs", parse_path, show_path;
     write_behind: "tables whose writes are queued: patterns such as public.sessions, app.*", TablePattern::parse_list, show_patterns;
+    logs: "how many logs take queued writes, each flushed by itself; tables are spread over them", parse_logs, ToString::to_string;
     durability: "when a write is acknowledged: fsync or memory", parse_durability, show_durability;
     memory_max: "bound on the resident memory of the process; clean rows are evicted above it", parse_positive_bytes, |v: &u64| show_bytes(*v);
     near_share: "in a cluster: largest part of the memory for rows that copies of other nodes' rows may take; 0 to 1", parse_factor, ToString::to_string;
@@ -47,7 +48,7 @@ pub const GLOBAL: &[Key<Config>] = keys! { Config;
     upstream_wait: "how long a statement waits for a Postgres that is away", parse_duration, |v: &_| show_duration(*v);
     standbys: "asynchronous standbys of the system of record that may be promoted, by application_name: flushes are kept until all have them", parse_standbys, |v: &Vec<String>| v.join(",");
     max_staleness: "lag of the hot cache above which reads go to Postgres", parse_positive_duration, |v: &_| show_duration(*v);
-    slot: "name of the logical replication slot, one per Ripen", parse_slot, String::clone;
+    slot: "name of the logical replication slot, one per Ripen; without it, ripen_ and the OID of the database", parse_slot, show_some;
     catalog_poll: "how often the catalog is checked for outside changes", parse_positive_duration, |v: &_| show_duration(*v);
     stop_timeout: "how long a graceful stop waits for transactions, and again for the queue", parse_duration, |v: &_| show_duration(*v);
     tls_cert: "certificate chain (PEM) for TLS to clients", parse_optional_path, show_optional_path;
@@ -93,6 +94,7 @@ pub const TABLE: &[Key<TableSettings>] = keys! { TableSettings;
     write_delay: "a pending row is ripe this long after its first change; 0 writes through", parse_duration, |v: &_| show_duration(*v);
     batch_factor: "a flush takes rows of age >= (1 - batch_factor) * write_delay; 0 to 1", parse_factor, ToString::to_string;
     write_max_batch: "rows per flush transaction", parse_count, ToString::to_string;
+    log: "which of the logs takes the table's writes, from 0; \"any\" leaves that to Ripen", parse_log, show_log;
     conflict: "outside change to a pending row: merge or database", parse_conflict, show_conflict;
     exclusive: "true: nobody but Ripen writes the table", parse_bool, ToString::to_string;
     memory_share: "largest part of the memory for rows for the table; above 0, at most 1", parse_share, ToString::to_string;
@@ -174,14 +176,14 @@ fn parse_replace_after(text: &str) -> Result<std::time::Duration, String> {
 }
 
 /// Postgres's own rule for names of slots.
-fn parse_slot(text: &str) -> Result<String, String> {
+fn parse_slot(text: &str) -> Result<Option<String>, String> {
     let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
     if text.is_empty() || text.len() > 63 || !text.chars().all(good) {
         return Err(format!(
             "\"{text}\" is not a slot name; write lower case letters, digits and \"_\""
         ));
     }
-    Ok(text.to_owned())
+    Ok(Some(text.to_owned()))
 }
 
 fn parse_path(text: &str) -> Result<PathBuf, String> {
@@ -216,6 +218,22 @@ fn parse_count(text: &str) -> Result<usize, String> {
         .parse()
         .map_err(|_| format!("\"{text}\" is not a whole number"))?;
     positive(value, value == 0)
+}
+
+fn parse_logs(text: &str) -> Result<u8, String> {
+    let most = crate::limits::LOGS_MAX;
+    let value = text.parse().ok().filter(|logs| (1..=most).contains(logs));
+    value.ok_or_else(|| format!("\"{text}\" is not a whole number from 1 to {most}"))
+}
+
+fn parse_log(text: &str) -> Result<Option<u8>, String> {
+    if text == "any" {
+        return Ok(None);
+    }
+    let most = crate::limits::LOGS_MAX;
+    let value = text.parse().ok().filter(|log| *log < most);
+    let value = value.map(Some);
+    value.ok_or_else(|| format!("\"{text}\" is neither \"any\" nor a log's number, from 0"))
 }
 
 fn parse_bool(text: &str) -> Result<bool, String> {
@@ -303,6 +321,10 @@ fn show_patterns(patterns: &[TablePattern]) -> String {
 
 fn show_expiry(expiry: &Option<std::time::Duration>) -> String {
     expiry.map_or_else(|| "never".to_owned(), show_duration)
+}
+
+fn show_log(log: &Option<u8>) -> String {
+    log.map_or_else(|| "any".to_owned(), |log| log.to_string())
 }
 
 fn show_durability(value: &Durability) -> String {

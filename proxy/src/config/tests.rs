@@ -179,6 +179,18 @@ fn contradictions_name_the_key() {
         "memory_max = \"1MiB\"\nmax_pending_bytes = \"2MiB\"",
         "r.toml:3: max_pending_bytes: is more than memory_max, but pending rows stay in memory",
     );
+    fails(
+        "log = 1",
+        "r.toml:2: log: 1 is none of 1 logs, which are counted from 0",
+    );
+    fails(
+        "logs = 2\n[[table]]\npattern = \"a\"\nlog = 2",
+        "r.toml:5: table.log: 2 is none of 2 logs, which are counted from 0",
+    );
+    fails(
+        "logs = 2\nstandbys = [\"two\"]",
+        "r.toml:2: logs: flushes are kept for standbys in one log only as yet; leave this out, or leave out standbys",
+    );
 }
 
 #[test]

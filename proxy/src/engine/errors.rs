@@ -19,7 +19,21 @@ pub fn of_grid(error: &GridError) -> ErrorFields {
         GridError::NoLeader => ErrorFields::error(SqlState::CANNOT_CONNECT_NOW, "no leader of the cluster can be reached from this node")
             .detail("Whether acknowledged changes of other nodes are in Postgres is not known here. The statement was not started.")
             .hint("Retry, or connect to a node of the majority: its /ready answers 200."),
-        GridError::Elsewhere | GridError::Owned | GridError::TooLarge | GridError::NotLoadable(_) => ErrorFields::error(SqlState::INTERNAL_ERROR, error.to_string()),
+        GridError::RowsLocked => ErrorFields::error(SqlState::LOCK_NOT_AVAILABLE, "canceling statement because rows are locked by open transactions")
+            .detail("The statement is carried out by Postgres, and the transactions that have locked its rows in Ripen neither ended nor moved to Postgres in time. It was not started.")
+            .hint("Retry later. The bound is \"barrier_timeout\"."),
+        GridError::Locked => ErrorFields::error(SqlState::LOCK_NOT_AVAILABLE, "could not obtain lock on row"),
+        GridError::Deadlock => ErrorFields::error(SqlState::DEADLOCK_DETECTED, "deadlock detected")
+            .detail("Transactions that wait for this one have locked a row that the statement wants."),
+        GridError::LockTimeout => ErrorFields::error(SqlState::LOCK_NOT_AVAILABLE, "canceling statement due to lock timeout"),
+        GridError::StatementTimeout => ErrorFields::error(SqlState::QUERY_CANCELED, "canceling statement due to statement timeout"),
+        GridError::LocksLost => ErrorFields::error(SqlState::SERIALIZATION_FAILURE, "could not serialize access because the transaction's locks are lost")
+            .detail("The node that had them leads no more. Nothing of the transaction was written.")
+            .hint("Retry the transaction."),
+        GridError::Overtaken => ErrorFields::error(SqlState::SERIALIZATION_FAILURE, "could not serialize access due to concurrent update")
+            .detail("A row that the transaction has written was changed in Postgres by somebody who does not go through Ripen.")
+            .hint("Retry the transaction."),
+        GridError::Crowded | GridError::Elsewhere | GridError::Owned | GridError::TooLarge | GridError::NotLoadable(_) => ErrorFields::error(SqlState::INTERNAL_ERROR, error.to_string()),
     }
 }
 

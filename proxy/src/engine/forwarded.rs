@@ -1,8 +1,10 @@
-//! A write on its way to the leader of the cluster and its answer back, as bytes. Decides nothing; the leader's engine does.
+//! A statement on its way to the leader of the cluster and its answer back, as bytes. Decides nothing; the leader's engine does.
 
 use super::Refusal;
 use crate::eval::{CommandTag, Formats, Params};
+use crate::plan::write::Source;
 use crate::plan::{Reason, SessionFacts};
+use crate::session::answerer::Asker;
 use bytes::{Bytes, BytesMut};
 use ripen_cachestore::change::codec::{
     Malformed, Reader, put_bytes, put_count, put_many, put_u32, put_u64,
@@ -12,7 +14,10 @@ use ripen_pg::sqlstate::ErrorFields;
 use ripen_pg::value::Settings;
 use ripen_pg::wire::backend;
 
-/// What the leader must know of a write.
+/// What is said of a write that meets rows which an open transaction has locked: whoever knows of blocks waits for them in one, others have it pass through.
+pub const LOCKED: &str = "an open transaction has locked the rows";
+
+/// What the leader must know of a statement.
 #[derive(Debug)]
 pub struct Forwarded {
     /// What its plan depends on.
@@ -23,7 +28,7 @@ pub struct Forwarded {
     pub sql: String,
     /// Parameter types of the Parse message.
     pub declared: Vec<TypeOid>,
-    /// What its client was told of it, see [`crate::plan::WritePlan::shape`].
+    /// What its client was told of it, see [`crate::plan::WritePlan::shape`] and [`crate::plan::ReadPlan::shape`].
     pub shape: Vec<u32>,
     /// Formats of the parameters.
     pub param_formats: Vec<i16>,
@@ -51,7 +56,24 @@ pub struct Forwarding<'a> {
     pub formats: Formats<'a>,
 }
 
-impl Forwarding<'_> {
+impl<'a> Forwarding<'a> {
+    /// A statement of the session, as its plan has it.
+    pub(super) fn new(
+        asker: Asker<'a>,
+        (source, shape): (&'a Source, Vec<u32>),
+        (params, formats): (&'a Params<'a>, Formats<'a>),
+    ) -> Forwarding<'a> {
+        Forwarding {
+            facts: asker.facts,
+            settings: asker.settings,
+            sql: &source.sql,
+            declared: &source.declared,
+            shape,
+            params,
+            formats,
+        }
+    }
+
     /// As bytes.
     pub fn encode(&self) -> Bytes {
         let mut out = Vec::with_capacity(256 + self.sql.len());
@@ -138,12 +160,17 @@ fn format(reader: &mut Reader<'_>) -> Result<i16, Malformed> {
     reader.u16().map(u16::cast_signed)
 }
 
-fn text(reader: &mut Reader<'_>) -> Result<String, Malformed> {
+pub(super) fn text(reader: &mut Reader<'_>) -> Result<String, Malformed> {
     let bytes = reader.bytes()?.to_vec();
     String::from_utf8(bytes).map_err(|_| Malformed("not text"))
 }
 
-/// What the leader answers: RETURNING's rows are appended to `out` by [`decode_answer`].
+/// Whether a write was refused because of [`LOCKED`].
+pub fn is_locked(refusal: &Refusal) -> bool {
+    matches!(refusal, Refusal::PassThrough(reason) if reason.text == LOCKED)
+}
+
+/// What the leader answers: the rows are appended to `out` by [`decode_answer`].
 pub fn encode_done(tag: CommandTag, rows: &[u8]) -> Bytes {
     let (kind, count) = match tag {
         CommandTag::Insert(count) => (1, count),
@@ -177,12 +204,6 @@ pub fn encode_refusal(refusal: &Refusal) -> Bytes {
 
 /// Reads what the leader has answered.
 pub fn decode_answer(answer: &Bytes, out: &mut BytesMut) -> Result<CommandTag, Refusal> {
-    let unreadable = || {
-        Refusal::Error(ErrorFields::error(
-            ripen_pg::sqlstate::SqlState::INTERNAL_ERROR,
-            "the answer of the cluster's leader cannot be read",
-        ))
-    };
     let (kind, rest) = answer.split_first().ok_or_else(unreadable)?;
     let tag: fn(u64) -> CommandTag = match kind {
         1 => CommandTag::Insert,
@@ -202,6 +223,13 @@ pub fn decode_answer(answer: &Bytes, out: &mut BytesMut) -> Result<CommandTag, R
     let (count, rows) = rest.split_first_chunk().ok_or_else(unreadable)?;
     out.extend_from_slice(rows);
     Ok(tag(u64::from_le_bytes(*count)))
+}
+
+pub(super) fn unreadable() -> Refusal {
+    Refusal::Error(ErrorFields::error(
+        ripen_pg::sqlstate::SqlState::INTERNAL_ERROR,
+        "the answer of the cluster's leader cannot be read",
+    ))
 }
 
 #[cfg(test)]

@@ -57,6 +57,11 @@ impl Holds {
         }
     }
 
+    /// One more scope.
+    pub(super) fn add(&mut self, hold: Option<Hold>) {
+        self.holds.extend(hold);
+    }
+
     fn note(&mut self, plan: &PassPlan) {
         let effects = &plan.effects;
         if effects.ddl || effects.grants {
@@ -166,6 +171,12 @@ impl Engine {
         }
         let met = met || self.grid.is_rewired_elsewhere();
         Ok(!met && plan.epoch == epoch && self.keeper.is_fresh())
+    }
+
+    /// A transaction that has written here goes on in Postgres: whoever changes what statements touch must know of it, and so must its end.
+    pub(super) fn at_work(&self, holds: &mut Holds) {
+        holds.stay.get_or_insert_with(|| self.rewiring.begin());
+        holds.wrote_since.get_or_insert(self.keeper.epoch());
     }
 
     /// Published tables that the statement may leave without replica identity: they are taken out first, once they are held.

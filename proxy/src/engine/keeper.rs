@@ -368,6 +368,11 @@ pub fn cacheable(config: &Config, relation: &Relation) -> bool {
     relation.read_obstacles.is_empty() && mode(config, relation) != Mode::Off
 }
 
+/// Whether inserts into the relation are queued although its rows have no key: nothing of it is cached, but some of it may be pending.
+pub fn appends(config: &Config, relation: &Relation) -> bool {
+    relation.appends() && mode(config, relation) == Mode::WriteBehind
+}
+
 /// Tables whose rows in memory mean something else now, or nothing.
 pub fn changed_tables(old: &Catalog, new: &Catalog) -> HashSet<TableOid> {
     let same = |old: &Relation, new: &Relation| {

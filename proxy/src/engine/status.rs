@@ -4,7 +4,7 @@ use super::{Engine, keeper};
 use crate::admin::StatusSource;
 use crate::config::schema::show_mode;
 use crate::eval::Formats;
-use crate::metrics::{self, Answer, ClientStatus, PlanCount, Status, TableStatus};
+use crate::metrics::{self, Answer, ClientStatus, LogStatus, PlanCount, Status, TableStatus};
 use crate::nodes::control::NodeControl;
 use crate::plan::rights::may_watch;
 use crate::plan::{LocalCall, LocalPlan, Plan, Reason, Shown};
@@ -12,6 +12,8 @@ use crate::session::Route;
 use crate::session::answerer::Asker;
 use bytes::BytesMut;
 use parking_lot::Mutex;
+use ripen_cachestore::catalog::Relation;
+use ripen_grid::grid::QueueStats;
 use ripen_pg::ids::TableOid;
 use ripen_pg::sqlstate::ErrorFields;
 use ripen_pg::value::oid;
@@ -40,15 +42,25 @@ pub struct Counters {
     pub writes: AtomicU64,
     /// Reads that had to load.
     pub misses: AtomicU64,
+    /// Those of `reads` that were of keyed sets.
+    pub set_reads: AtomicU64,
+    /// Those of `misses` that loaded sets.
+    pub set_misses: AtomicU64,
     /// Cached reads sent away because the table is not followed.
     pub bypassed: AtomicU64,
     passed: Mutex<HashMap<&'static str, u64>>,
+    promoted: Mutex<HashMap<&'static str, u64>>,
 }
 
 impl Counters {
     /// A statement passed through for this reason.
     pub fn passed(&self, reason: &Reason) {
         *self.passed.lock().entry(reason.code).or_default() += 1;
+    }
+
+    /// A transaction that had written here went on in Postgres for this reason.
+    pub fn promoted(&self, reason: &Reason) {
+        *self.promoted.lock().entry(reason.code).or_default() += 1;
     }
 
     fn plans(&self) -> Vec<PlanCount> {
@@ -63,6 +75,13 @@ impl Counters {
             .iter()
             .map(|(reason, passed)| count("pass", reason, *passed))
             .collect();
+        let promoted = self.promoted.lock();
+        plans.extend(
+            promoted
+                .iter()
+                .map(|(reason, moved)| count("promote", reason, *moved)),
+        );
+        drop(promoted);
         plans.push(count("read", "by-key", self.reads.load(Ordering::Relaxed)));
         plans.push(count(
             "write",
@@ -79,12 +98,13 @@ impl Engine {
     pub fn status(&self) -> Status {
         let mut status = Status {
             tables: self.table_status(),
+            logs: self.log_status(),
             plans: self.counters.plans(),
             ..Status::default()
         };
         let (rows, queue, log) = (
             self.grid.rows.stats(),
-            self.grid.schedule.stats(),
+            self.grid.queue_stats(),
             self.grid.log_stats(),
         );
         let flushes = &self.grid.flush_stats;
@@ -99,6 +119,13 @@ impl Engine {
         totals.fences = self.grid.fences.raised();
         totals.bypassed_reads = self.counters.bypassed.load(Ordering::Relaxed);
         totals.evictions = rows.evictions;
+        let sets = self.grid.rows.set_stats();
+        totals.set_hits = self.counters.set_reads.load(Ordering::Relaxed);
+        totals.set_misses = self.counters.set_misses.load(Ordering::Relaxed);
+        totals.sets = sets.sets;
+        totals.set_rows = sets.candidates;
+        totals.set_bytes = sets.bytes;
+        totals.set_evictions = sets.evictions;
         totals.cached_rows = rows.rows;
         totals.memory_bytes = rows.bytes;
         totals.memory_pinned_bytes = rows.pinned_bytes;
@@ -160,13 +187,23 @@ impl Engine {
         status
     }
 
+    fn log_status(&self) -> Vec<LogStatus> {
+        let one = |stats: QueueStats| LogStatus {
+            log: stats.number.0,
+            tables: stats.tables,
+            pending_rows: stats.schedule.pending_rows + stats.schedule.flushing_rows,
+            pending_bytes: stats.schedule.pending_bytes,
+            flushes: stats.schedule.last_seq,
+            syncs: stats.log.syncs,
+            disk_bytes: stats.log.disk_bytes,
+        };
+        self.grid.stats_by_log().into_iter().map(one).collect()
+    }
+
     fn table_status(&self) -> Vec<TableStatus> {
         let catalog = self.keeper.catalog();
         let rows = self.grid.rows.table_stats();
-        let pending: HashMap<_, _> = self
-            .grid
-            .schedule
-            .ask(|ripening| ripening.tables().collect());
+        let pending = self.grid.pending_by_table();
         let shown = catalog.relations.values().filter(|relation| {
             matches!(relation.kind, 'r' | 'p')
                 && !matches!(
@@ -178,8 +215,7 @@ impl Engine {
             .map(|relation| {
                 let mode = keeper::settings(&self.config, relation).mode;
                 let obstacles = match mode {
-                    crate::config::Mode::WriteBehind => relation
-                        .read_obstacles
+                    crate::config::Mode::WriteBehind => unread(relation)
                         .iter()
                         .chain(&relation.write_obstacles)
                         .copied()
@@ -205,6 +241,14 @@ impl Engine {
     }
 }
 
+/// Why rows of a table whose writes are queued are not cached.
+fn unread(relation: &Relation) -> &[&'static str] {
+    match relation.appends() {
+        true => &["no primary key: nothing but inserts is queued"],
+        false => &relation.read_obstacles,
+    }
+}
+
 fn seconds(us: &AtomicU64) -> f64 {
     us.load(Ordering::Relaxed) as f64 / 1e6
 }
@@ -220,6 +264,7 @@ fn shown_name(shown: Shown) -> &'static str {
         Shown::Route => "route",
         Shown::DeadLetters => "dead_letters",
         Shown::Nodes => "nodes",
+        Shown::Logs => "logs",
         Shown::Standbys => "standbys",
         Shown::Version => "version",
     }
@@ -238,6 +283,7 @@ pub async fn show(
         Shown::Version => one_row(["ripen.version"], [env!("CARGO_PKG_VERSION").to_owned()]),
         Shown::Nodes => metrics::nodes(&engine.cluster().await),
         Shown::Route => one_row(ROUTE_COLUMNS, last_route(asker.route)),
+        Shown::Logs => metrics::logs(&engine.log_status()),
         Shown::Standbys => metrics::standbys(&engine.grid.standbys.seen()),
         Shown::Clients => {
             let catalog = engine.keeper.catalog();
@@ -298,6 +344,7 @@ pub fn describe(engine: &Engine, plan: &LocalPlan, _: Formats<'_>, out: &mut Byt
         LocalPlan::Show(Shown::Version) => vec!["ripen.version"],
         LocalPlan::Show(Shown::Clients) => metrics::CLIENT_COLUMNS.to_vec(),
         LocalPlan::Show(Shown::Nodes) => metrics::NODE_COLUMNS.to_vec(),
+        LocalPlan::Show(Shown::Logs) => metrics::LOG_COLUMNS.to_vec(),
         LocalPlan::Show(Shown::Standbys) => metrics::STANDBY_COLUMNS.to_vec(),
         LocalPlan::Show(Shown::Route) | LocalPlan::Call(LocalCall::Route(_)) => {
             ROUTE_COLUMNS.to_vec()

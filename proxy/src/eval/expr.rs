@@ -100,6 +100,8 @@ pub enum Node {
     NullIf(Box<Expr>, Box<Expr>),
     /// A strict function.
     Call(Function, Vec<Expr>),
+    /// A strict operator or function on `jsonb` that may find nothing.
+    Json(JsonFunction, Vec<Expr>),
 }
 
 /// Comparison operators.
@@ -112,6 +114,23 @@ pub enum Comparison {
     Le,
     Gt,
     Ge,
+}
+
+/// What is done to the first argument, a `jsonb`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JsonFunction {
+    /// `||`
+    Concat,
+    /// `->`
+    Field,
+    /// `->>`
+    Text,
+    /// `-`
+    Without,
+    /// `?`
+    Has,
+    /// `jsonb_set`
+    Set,
 }
 
 /// Functions that are computed here; all strict.
@@ -244,7 +263,8 @@ impl Expr {
             | Node::Or(args)
             | Node::Coalesce(args)
             | Node::Extreme(args, _)
-            | Node::Call(_, args) => args.iter().collect(),
+            | Node::Call(_, args)
+            | Node::Json(_, args) => args.iter().collect(),
             Node::Case(branches, default) => branches
                 .iter()
                 .flat_map(|(condition, result)| [condition, result])

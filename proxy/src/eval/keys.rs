@@ -74,10 +74,16 @@ impl KeyTemplate {
         for row in &self.rows {
             self.resolve_row(row, env, &mut keys)?;
         }
-        if self.distinct && has_duplicates(&keys) {
-            return Err(EvalError::PassThrough("the same key appears twice"));
-        }
+        self.agree(&keys)?;
         Ok(keys)
+    }
+
+    /// Refuses keys that must be different and are not.
+    pub(crate) fn agree(&self, keys: &Keys) -> Result<(), EvalError> {
+        match self.distinct && has_duplicates(keys) {
+            true => Err(EvalError::PassThrough("the same key appears twice")),
+            false => Ok(()),
+        }
     }
 
     /// The keys for these parameters, which are decoded first.
@@ -127,7 +133,7 @@ fn has_duplicates(keys: &Keys) -> bool {
 
 impl KeyColumn {
     /// The canonical type of the column's bytes.
-    fn key_type(&self) -> TypeOid {
+    pub(crate) fn key_type(&self) -> TypeOid {
         match self.repr {
             Repr::Enum(_) => value::ENUM_AS,
             Repr::Typed | Repr::Raw => self.type_oid,

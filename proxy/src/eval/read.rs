@@ -1,19 +1,20 @@
 //! Runs a [`ReadPlan`]: which keys, then rows to DataRows. Never decides where the rows come from.
 
+use super::aggregates;
 use super::bind::{Bound, bind};
 use super::expr::{Env, REFUSED, Scalar, order};
 use super::keys::Keys;
 use super::render::{computed_row, plain_row};
 use super::{EvalError, Formats, Params};
 use crate::plan::ReadPlan;
-use crate::plan::read::{ReadQuery, SortKey};
+use crate::plan::read::{ReadQuery, Shape, SortKey};
 use bytes::BytesMut;
-use ripen_pg::tuple::Tuple;
+use ripen_pg::tuple::{Datum, Tuple};
 use ripen_pg::value::{Settings, Value};
 use std::cmp::Ordering;
 
 impl ReadPlan {
-    /// The rows to fetch, in the order in which [`ReadPlan::render`] wants them. Empty when a key is NULL or outside its column's range.
+    /// The rows to fetch, in the order in which [`ReadPlan::render`] wants them, or the values of the sets whose rows are wanted in any order. Empty when a key is NULL or outside its column's range.
     pub fn keys(&self, params: &Params<'_>, settings: &Settings) -> Result<Keys, EvalError> {
         let query = &self.query;
         let bound = query.bind(params, settings)?;
@@ -35,14 +36,29 @@ impl ReadPlan {
         out: &mut BytesMut,
     ) -> Result<u64, EvalError> {
         let start = out.len();
-        let rendered = match self.query.is_plain {
-            true => self.render_plain(rows, formats, settings, out),
-            false => self.render_computed(rows, params, formats, settings, out),
+        let rendered = match self.query.shape {
+            Shape::Plain => self.render_plain(rows, formats, settings, out),
+            _ => self.render_computed(rows, params, formats, settings, out),
         };
         if rendered.is_err() {
             out.truncate(start);
         }
         rendered
+    }
+
+    /// Which of the rows satisfy everything that is asked of them beside their keys.
+    pub fn picks(
+        &self,
+        rows: &[Option<&Tuple>],
+        params: &Params<'_>,
+        settings: &Settings,
+    ) -> Result<Vec<bool>, EvalError> {
+        let bound = self.query.bind(params, settings)?;
+        let picked = |row: &Option<&Tuple>| match row {
+            Some(row) => holds(&self.query.filter, &env(&bound, Some(row), settings)),
+            None => Ok(false),
+        };
+        rows.iter().map(picked).collect()
     }
 
     fn render_plain(
@@ -76,14 +92,33 @@ impl ReadPlan {
                 kept.push(row);
             }
         }
+        let one = |row: &Tuple, out: &mut BytesMut| {
+            computed_row(
+                &query.outputs,
+                &env(&bound, Some(row), settings),
+                formats,
+                out,
+            )?;
+            Ok(1)
+        };
+        if let Shape::Together(aggregates) = &query.shape {
+            let env = env(&bound, None, settings);
+            let results = aggregates::of_rows(aggregates, &kept, env)?;
+            return one(&results, out);
+        }
         if !query.order_by.is_empty() {
             sort(&query.order_by, &mut kept, &bound, settings)?;
         }
         let fixed = env(&bound, None, settings);
         let skipped = count(&query.offset, &fixed)?.unwrap_or(0);
         let most = count(&query.limit, &fixed)?.unwrap_or(usize::MAX);
+        let mut told = kept.into_iter().skip(skipped).take(most);
+        if let Shape::Whether = query.shape {
+            let exists = [u8::from(told.next().is_some())];
+            return one(&[Datum::Value(&exists)].into_iter().collect(), out);
+        }
         let mut sent = 0;
-        for row in kept.into_iter().skip(skipped).take(most) {
+        for row in told {
             let env = env(&bound, Some(row), settings);
             computed_row(&query.outputs, &env, formats, out)?;
             sent += 1;

@@ -5,17 +5,21 @@ use super::expr::{Env, Expr, RAISES, REFUSED, Scalar};
 use super::keys::{Keys, key_of};
 use super::read::holds;
 use super::render::computed_row;
-use super::{CommandTag, Decision, EvalError, Formats, Now, Params};
-use crate::limits::WRITTEN_ROW_BYTES_MAX;
-use crate::plan::WritePlan;
+use super::{CommandTag, Decision, Drawn, EvalError, Formats, Now, Params};
+use crate::limits::{DRAWS_MAX, WRITTEN_ROW_BYTES_MAX};
 use crate::plan::write::{Action, Assignment, Change, Conflict, Increment};
+use crate::plan::{Draw, WritePlan};
 use bytes::{Bytes, BytesMut};
+use ripen_cachestore::catalog::Relation;
 use ripen_cachestore::change::{self, CommitGroup, RowChange, RowId};
 use ripen_pg::ids::TypeOid;
+use ripen_pg::key::Key;
 use ripen_pg::tuple::{Datum, Tuple};
 use ripen_pg::value::ops::{self, CastKind};
 use ripen_pg::value::{self, Settings, oid};
-use std::collections::BTreeMap;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// Most bytes that the indexed columns of a row may have together: Postgres refuses index rows above some 2700.
 const INDEXED_BYTES_MAX: usize = 2_000;
@@ -28,7 +32,34 @@ struct Outcome<'a> {
     out: &'a mut BytesMut,
 }
 
-/// What holds for all rows of one execution.
+/// A row of VALUES.
+struct Proposed<'a> {
+    row: &'a BTreeMap<usize, Expr>,
+    /// Its key, where the row itself does not say it.
+    key: Option<&'a Key>,
+}
+
+/// What the rows of an execution are computed from: all of them from one list of parameters, or each from its own.
+enum Lines<'a> {
+    One(Bound<'a>),
+    Each(Vec<Bound<'a>>),
+}
+
+impl<'a> Lines<'a> {
+    fn all(&self) -> &[Bound<'a>] {
+        match self {
+            Lines::One(bound) => std::slice::from_ref(bound),
+            Lines::Each(all) => all,
+        }
+    }
+
+    /// Where there is but one.
+    fn one(&self) -> Result<&Bound<'a>, EvalError> {
+        self.all().first().ok_or(REFUSED)
+    }
+}
+
+/// What holds for a row of an execution.
 #[derive(Clone, Copy)]
 struct Run<'a> {
     params: &'a [Option<Scalar<'a>>],
@@ -50,22 +81,81 @@ impl<'a> Run<'a> {
 
 impl WritePlan {
     /// The rows that the decision needs, in the order in which [`WritePlan::decide`] wants them. Empty when a key names no row.
+    /// `params`: the client's, and behind them what was drawn ([`Drawn::behind`]), here as in `decide`.
     pub fn keys(&self, params: &Params<'_>, settings: &Settings) -> Result<Keys, EvalError> {
-        let bound = self.bind(params, settings)?;
-        let env = Env {
-            params: &bound,
-            row: None,
-            excluded: None,
-            settings,
-            now: None,
-        };
-        for expr in &self.query.prelude {
-            expr.eval(&env)?;
+        let lines = self.bind(params, settings)?;
+        let mut all = Keys::new();
+        for bound in lines.all() {
+            let env = before_rows(bound, settings);
+            for expr in &self.query.prelude {
+                expr.eval(&env)?;
+            }
+            let keys = self.query.keys.resolve(&env)?;
+            match &self.query.action {
+                Action::Insert { rows, .. } if keys.len() != rows.len() => return Err(RAISES),
+                _ => all.extend(keys),
+            }
         }
-        let keys = self.query.keys.resolve(&env)?;
-        match &self.query.action {
-            Action::Insert { rows, .. } if keys.len() != rows.len() => Err(RAISES),
-            _ => Ok(keys),
+        self.query.keys.agree(&all)?;
+        Ok(all)
+    }
+
+    /// Rows that must be in Postgres before these can be: what foreign keys refer to, each once.
+    pub fn parents(
+        &self,
+        params: &Params<'_>,
+        settings: &Settings,
+    ) -> Result<BTreeSet<RowId>, EvalError> {
+        if self.query.parents.is_empty() {
+            return Ok(BTreeSet::new());
+        }
+        let lines = self.bind(params, settings)?;
+        let mut rows = BTreeSet::new();
+        for bound in lines.all() {
+            let env = before_rows(bound, settings);
+            for parents in &self.query.parents {
+                let table = parents.table.oid;
+                let keys = parents.keys.resolve(&env)?.into_iter();
+                rows.extend(keys.map(|key| RowId { table, key }));
+            }
+        }
+        Ok(rows)
+    }
+
+    /// The tables of these rows.
+    pub fn parent_tables(&self) -> impl Iterator<Item = &Arc<Relation>> {
+        self.query.parents.iter().map(|parents| &parents.table)
+    }
+
+    /// Whether Postgres would accept the parameters: as far as [`WritePlan::keys`] tells, for any values that may be drawn.
+    pub fn fits(&self, params: &Params<'_>, settings: &Settings) -> bool {
+        match self.to_draw(params, settings) {
+            Ok(draws) if draws.is_empty() => self.keys(params, settings).is_ok(),
+            Ok(draws) => {
+                let likely = Drawn::likely(&draws);
+                let all = likely.behind(params);
+                self.keys(&all.params(), settings).is_ok()
+            }
+            Err(_) => false,
+        }
+    }
+
+    /// What must be drawn for an execution with the client's parameters. Of arrays: for each row that they make.
+    pub fn to_draw(
+        &self,
+        params: &Params<'_>,
+        settings: &Settings,
+    ) -> Result<Cow<'_, [Draw]>, EvalError> {
+        let Some(each) = &self.query.each else {
+            return Ok(Cow::Borrowed(&self.draws));
+        };
+        let count = each.count(&self.query.keys.params, params, settings)?;
+        match count * self.draws.len() > DRAWS_MAX {
+            true => Err(EvalError::PassThrough("draws too many values")),
+            false => {
+                let all = std::iter::repeat_n(&self.draws, count).flatten();
+                Ok(Cow::Owned(all.cloned().collect()))
+            }
         }
     }
 
@@ -97,9 +187,9 @@ impl WritePlan {
         formats: Formats<'_>,
         out: &mut BytesMut,
     ) -> Result<Decision, EvalError> {
-        let bound = self.bind(params, settings)?;
-        let run = Run {
-            params: &bound,
+        let lines = self.bind(params, settings)?;
+        let run = |params| Run {
+            params,
             now,
             settings,
         };
@@ -111,19 +201,31 @@ impl WritePlan {
         };
         match &self.query.action {
             Action::Insert { rows, conflict } => {
-                if rows.len() != currents.len() {
+                let lines = lines.all();
+                if rows.len() * lines.len() != currents.len() {
                     return Err(REFUSED);
                 }
-                for (row, current) in rows.iter().zip(currents) {
-                    self.insert(row, conflict, current.as_ref(), &run, &mut outcome)?;
+                let currents = currents.chunks(rows.len());
+                for (bound, currents) in lines.iter().zip(currents) {
+                    let keys = self.drawn_keys(bound, settings)?;
+                    for (index, (row, current)) in rows.iter().zip(currents).enumerate() {
+                        let proposed = Proposed {
+                            row,
+                            key: keys.get(index),
+                        };
+                        let current = current.as_ref();
+                        self.insert(proposed, conflict, current, &run(bound), &mut outcome)?;
+                    }
                 }
             }
             Action::Update(change) => {
+                let run = run(lines.one()?);
                 for current in currents.iter().flatten() {
                     self.update(change, current, None, &run, &mut outcome)?;
                 }
             }
             Action::Delete { filter } => {
+                let run = run(lines.one()?);
                 for current in currents.iter().flatten() {
                     self.delete(filter, current, &run, &mut outcome)?;
                 }
@@ -132,16 +234,32 @@ impl WritePlan {
         Ok(outcome.decision(&self.query.action))
     }
 
-    fn bind<'a>(&self, params: &Params<'a>, settings: &Settings) -> Result<Bound<'a>, EvalError> {
-        if self.params.len() != params.values.len() {
+    fn bind<'a>(&self, params: &Params<'a>, settings: &Settings) -> Result<Lines<'a>, EvalError> {
+        let types = &self.query.keys.params;
+        if let Some(each) = &self.query.each {
+            return each.rows(types, params, settings).map(Lines::Each);
+        }
+        if self.params.len() + self.draws.len() != params.values.len() {
             return Err(EvalError::PassThrough("the number of parameters differs"));
         }
-        bind(&self.query.keys.params, params, settings)
+        bind(types, params, settings).map(Lines::One)
+    }
+
+    /// Where the table has no primary key, rows have the keys under which they were looked up: nothing in them says which they are.
+    fn drawn_keys(
+        &self,
+        params: &[Option<Scalar<'_>>],
+        settings: &Settings,
+    ) -> Result<Keys, EvalError> {
+        match self.table.appends() {
+            true => self.query.keys.resolve(&before_rows(params, settings)),
+            false => Ok(Keys::new()),
+        }
     }
 
     fn insert(
         &self,
-        row: &BTreeMap<usize, Expr>,
+        proposed: Proposed<'_>,
         conflict: &Conflict,
         current: Option<&Tuple>,
         run: &Run<'_>,
@@ -149,7 +267,7 @@ impl WritePlan {
     ) -> Result<(), EvalError> {
         let env = run.env(None, None);
         let mut values: BTreeMap<usize, Option<Vec<u8>>> = BTreeMap::new();
-        for (position, expr) in row {
+        for (position, expr) in proposed.row {
             let value = expr.eval(&env)?;
             values.insert(*position, value.map(|scalar| scalar.to_binary()));
         }
@@ -160,7 +278,11 @@ impl WritePlan {
             let change = change::Change::Insert {
                 image: image.clone(),
             };
-            return self.put(change, &image, run, outcome);
+            let key = match proposed.key {
+                Some(key) => key.clone(),
+                None => self.key_of(&image)?,
+            };
+            return self.put(key, change, &image, run, outcome);
         };
         match conflict {
             Conflict::Error => Err(EvalError::PassThrough("the key exists already")),
@@ -199,7 +321,7 @@ impl WritePlan {
             set,
             add,
         };
-        self.put(change, &image, run, outcome)
+        self.put(self.key_of(&image)?, change, &image, run, outcome)
     }
 
     /// The row with these values, and the rest from where it was.
@@ -256,12 +378,18 @@ impl WritePlan {
         if !holds(filter, &run.env(Some(current), None))? {
             return Ok(());
         }
-        self.put(change::Change::Delete, current, run, outcome)
+        let key = self.key_of(current)?;
+        self.put(key, change::Change::Delete, current, run, outcome)
+    }
+
+    fn key_of(&self, image: &Tuple) -> Result<Key, EvalError> {
+        key_of(&self.query.key_columns, image)
     }
 
     /// Notes a change, and puts out its RETURNING row.
     fn put(
         &self,
+        key: Key,
         change: change::Change,
         shown: &Tuple,
         run: &Run<'_>,
@@ -275,7 +403,7 @@ impl WritePlan {
         outcome.changes.push(RowChange {
             row: RowId {
                 table: self.table.oid,
-                key: key_of(&self.query.key_columns, shown)?,
+                key,
             },
             change,
         });
@@ -301,6 +429,17 @@ impl WritePlan {
             return Err(EvalError::PassThrough("an indexed value is too long"));
         }
         Ok(())
+    }
+}
+
+/// What is known before any row is: parameters alone.
+fn before_rows<'a>(params: &'a [Option<Scalar<'a>>], settings: &'a Settings) -> Env<'a> {
+    Env {
+        params,
+        row: None,
+        excluded: None,
+        settings,
+        now: None,
     }
 }
 

@@ -1,6 +1,6 @@
 //! Turns a [`Status`] into the answer to `SHOW ripen.…` and into OpenMetrics text. Never shows a row value or a password.
 
-use super::{ClientStatus, Kind, METRICS, Part, Status, Totals};
+use super::{ClientStatus, Kind, LogStatus, METRICS, Part, Status, Totals};
 use crate::config::Config;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
@@ -65,6 +65,13 @@ fn numbers(status: &Status, parts: &[Part]) -> Answer {
         for (name, value, help) in status.totals.ratios() {
             rows.push(vec![name.to_owned(), number(value), help.to_owned()]);
         }
+    }
+    if parts.contains(&Part::Hotcache) {
+        rows.push(vec![
+            "hotcache_obstacle".to_owned(),
+            status.hotcache_obstacle.clone(),
+            "Why the replication stream is not up, and what to do.".to_owned(),
+        ]);
     }
     for metric in METRICS.iter().filter(|metric| parts.contains(&metric.part)) {
         let value = (metric.get)(&status.totals);
@@ -181,6 +188,34 @@ pub fn nodes(status: &MemberStatus) -> Answer {
     }
 }
 
+/// Columns of `SHOW ripen.logs`.
+pub const LOG_COLUMNS: [&str; 7] = [
+    "log",
+    "tables",
+    "pending_rows",
+    "pending_bytes",
+    "flushes",
+    "syncs",
+    "disk_bytes",
+];
+
+/// Answers `SHOW ripen.logs`.
+pub fn logs(logs: &[LogStatus]) -> Answer {
+    let row = |log: &LogStatus| {
+        let numbers = [
+            u64::from(log.log),
+            log.tables,
+            log.pending_rows,
+            log.pending_bytes,
+            log.flushes,
+            log.syncs,
+            log.disk_bytes,
+        ];
+        numbers.map(|number| number.to_string()).to_vec()
+    };
+    Answer::new(&LOG_COLUMNS, logs.iter().map(row))
+}
+
 /// Columns of `SHOW ripen.standbys`.
 pub const STANDBY_COLUMNS: [&str; 4] = ["name", "connected", "position", "lag_bytes"];
 
@@ -232,6 +267,7 @@ pub fn openmetrics(status: &Status) -> String {
     }
     registry.register("statements", "Statements by plan and reason", plans);
     register_tables(&mut registry, status);
+    register_logs(&mut registry, &status.logs);
     register_members(&mut registry, &status.node);
     register_standbys(&mut registry, &status.standbys);
     let mut text = String::new();
@@ -287,6 +323,39 @@ fn register_tables(registry: &mut Registry, status: &Status) {
     }
 }
 
+type LogNumber = (&'static str, &'static str, fn(&LogStatus) -> u64);
+
+fn register_logs(registry: &mut Registry, logs: &[LogStatus]) {
+    let numbers: [LogNumber; 4] = [
+        (
+            "log_tables",
+            "Tables whose changes a log has had, since they last left it",
+            |log| log.tables,
+        ),
+        ("log_pending_rows", "Pending rows by log", |log| {
+            log.pending_rows
+        }),
+        ("log_pending_bytes", "Bytes of pending rows by log", |log| {
+            log.pending_bytes
+        }),
+        (
+            "log_flushes",
+            "Flush transactions that Postgres has, by log",
+            |log| log.flushes,
+        ),
+    ];
+    for (name, help, get) in numbers {
+        let family = Family::<Vec<(String, String)>, Gauge>::default();
+        for log in logs {
+            let labels = own(&[("log", &log.log.to_string())]);
+            family
+                .get_or_create(&labels)
+                .set(i64::try_from(get(log)).unwrap_or(i64::MAX));
+        }
+        registry.register(name, help, family);
+    }
+}
+
 /// Told by the leader only: nobody else knows.
 fn register_members(registry: &mut Registry, node: &MemberStatus) {
     let family = Family::<Vec<(String, String)>, Gauge<f64, AtomicU64>>::default();
@@ -331,6 +400,7 @@ mod tests {
     fn status() -> Status {
         Status {
             not_ready: None,
+            hotcache_obstacle: String::new(),
             totals: Totals {
                 hits: 3,
                 misses: 1,
@@ -342,6 +412,11 @@ mod tests {
                 name: "we\"ird".to_owned(),
                 hits: 3,
                 ..TableStatus::default()
+            }],
+            logs: vec![LogStatus {
+                log: 1,
+                pending_rows: 5,
+                ..LogStatus::default()
             }],
             plans: vec![PlanCount {
                 kind: "read".to_owned(),
@@ -390,6 +465,17 @@ mod tests {
         assert_eq!(row(0), "2 ripen-2:6434 true true true 0 90 10");
         assert_eq!(row(1), "3 ripen-3:6434 false false true 1.500000 90 10");
         assert_eq!(row(2), "4 ripen-4:6434 false false false NULL NULL NULL");
+    }
+
+    #[test]
+    fn logs_are_told_one_by_one() {
+        let status = status();
+        let answer = logs(&status.logs);
+        let row = answer.rows[0].iter().flatten().cloned();
+        assert_eq!(row.collect::<Vec<_>>().join(" "), "1 0 5 0 0 0 0");
+        let line = "ripen_log_pending_rows{log=\"1\"} 5";
+        let text = openmetrics(&status);
+        assert!(text.contains(line), "{text}");
     }
 
     #[test]

@@ -1,12 +1,16 @@
 //! What may be asked of this node from outside: how it and its cluster are, to let another lead, to go for good. Asks the log or the member; decides nothing.
 
 use crate::config::units::show_duration;
-use crate::limits::{NODE_DRAIN_WAIT, NODE_LEAVE_WAIT};
+use crate::limits::{
+    GIVE_BACK_WAIT, NODE_DRAIN_WAIT, NODE_LEAVE_PERIOD, NODE_LEAVE_WAIT, SHUTDOWN_TIMEOUT,
+};
+use crate::registry::Registry;
 use futures_util::future::BoxFuture;
 use ripen_grid::cluster::status::{MemberStatus, Unsafe};
 use ripen_grid::cluster::{DrainError, Operator};
 use ripen_grid::log::Log;
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -22,12 +26,17 @@ pub trait NodeControl: Send + Sync {
     /// Lets another lead, and takes no new clients. Bounded, cancel safe.
     fn drain(&self) -> BoxFuture<'_, Result<(), ControlError>>;
 
-    /// Goes for good: the others go on without this node, which stops then. Bounded; cancelled, it may go or stay.
+    /// Goes for good: its clients are sent away, the others go on without this node, which stops then. Bounded; cancelled, it may go or stay.
     fn leave(&self) -> BoxFuture<'_, Result<(), ControlError>>;
 
     /// Why this node takes no new clients although it could.
     fn not_ready(&self) -> Option<&'static str> {
         None
+    }
+
+    /// Whether the others go on without this node.
+    fn has_left(&self) -> bool {
+        false
     }
 }
 
@@ -108,21 +117,35 @@ impl NodeControl for Alone {
     }
 }
 
+/// Waits until the others know that this process holds nothing any more. Cancel safe.
+pub type GivenBack = Box<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>;
+
 /// A member of a cluster.
 pub struct Clustered {
     operator: Operator,
+    clients: Arc<Registry>,
+    given_back: GivenBack,
     /// Whether it was asked to drain or to leave, and nothing has failed since.
     drained: AtomicBool,
+    left: AtomicBool,
     /// Ends the process in order.
     stop: CancellationToken,
 }
 
 impl Clustered {
-    /// `stop`: cancelled when the node has left.
-    pub fn new(operator: Operator, stop: CancellationToken) -> Clustered {
+    /// `clients`: those who are sent away before the node goes; `stop`: cancelled when it has left.
+    pub fn new(
+        operator: Operator,
+        clients: Arc<Registry>,
+        given_back: GivenBack,
+        stop: CancellationToken,
+    ) -> Clustered {
         Clustered {
             operator,
+            clients,
+            given_back,
             drained: AtomicBool::new(false),
+            left: AtomicBool::new(false),
             stop,
         }
     }
@@ -149,7 +172,21 @@ impl Clustered {
         if self.operator.status().members.len() <= 1 {
             return Err(ControlError::Alone);
         }
+        // Nobody is sent away for nothing.
+        while matches!(
+            self.operator.view().await.1,
+            Err(Unsafe::NoLeader | Unsafe::Silent { .. })
+        ) {
+            tokio::time::sleep(NODE_LEAVE_PERIOD).await;
+        }
+        // Who does not belong any more hears nothing of the log: what its sessions then ask for would stand on the other nodes, and they would wait for it here.
+        let away = self.clients.send_away();
+        away.complete(SHUTDOWN_TIMEOUT).await;
+        // Transactions that outlive their sessions may hold something for long. The leader gives it back when their backends are gone.
+        drop(tokio::time::timeout(GIVE_BACK_WAIT, (self.given_back)()).await);
         self.operator.leave().await;
+        away.for_good();
+        self.left.store(true, Ordering::SeqCst);
         Ok(())
     }
 }
@@ -195,6 +232,10 @@ impl NodeControl for Clustered {
     fn not_ready(&self) -> Option<&'static str> {
         let drained = self.drained.load(Ordering::Relaxed);
         drained.then_some("drained: waiting to be stopped")
+    }
+
+    fn has_left(&self) -> bool {
+        self.left.load(Ordering::SeqCst)
     }
 }
 

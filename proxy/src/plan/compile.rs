@@ -2,9 +2,12 @@
 //!
 //! Invariant: a tree that compiles means in Postgres what it means here; where operator resolution is anything but plain, it does not compile.
 
+mod aggregates;
 mod casts;
 mod common;
+mod draws;
 mod functions;
+mod json;
 mod literal;
 mod operators;
 
@@ -19,7 +22,7 @@ use ripen_pg::ids::TypeOid;
 use ripen_pg::value::ops::TextOrder;
 use ripen_pg::value::{self, oid};
 use std::cell::RefCell;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Deepest expression that is compiled; running one recurses as deep.
 const DEPTH_MAX: usize = 40;
@@ -43,11 +46,24 @@ pub struct Compiler<'a> {
     pub relation: Option<&'a Relation>,
     /// What columns may be qualified with (alias, else the table's name).
     pub qualifier: String,
+    /// What columns are named instead of the relation's, while that is compiled.
+    pub listed: Option<Listed>,
     /// Whether `EXCLUDED` may be named.
     pub excluded: bool,
     /// Positions read.
     pub used: RefCell<BTreeSet<usize>>,
     params: RefCell<Vec<Slot>>,
+    draws: RefCell<draws::Draws>,
+    summing: RefCell<Option<aggregates::Summing>>,
+}
+
+/// One row of a list of values in FROM.
+#[derive(Debug)]
+pub struct Listed {
+    /// By what its columns may be qualified.
+    pub alias: String,
+    /// Their values, by their names.
+    pub columns: BTreeMap<String, Expr>,
 }
 
 /// What is known of a parameter.
@@ -67,6 +83,8 @@ pub struct TypeInfo {
     /// How values are held.
     pub repr: Repr,
 }
+
+pub use draws::Draw;
 
 pub(crate) type Compiled<T> = Result<T, Reason>;
 
@@ -88,9 +106,12 @@ impl<'a> Compiler<'a> {
             names,
             relation: None,
             qualifier: String::new(),
+            listed: None,
             excluded: false,
             used: RefCell::default(),
             params: RefCell::new(slots.collect()),
+            draws: RefCell::default(),
+            summing: RefCell::default(),
         }
     }
 
@@ -236,6 +257,7 @@ impl<'a> Compiler<'a> {
     pub fn column(&self, column: &Column) -> Compiled<Expr> {
         let info = self.type_info(column.type_oid)?;
         self.used.borrow_mut().insert(column.position);
+        self.names_column();
         Ok(Expr {
             type_oid: info.type_oid,
             type_modifier: column.type_modifier,
@@ -247,6 +269,19 @@ impl<'a> Compiler<'a> {
 
     fn column_ref(&self, reference: &pb::ColumnRef) -> Compiled<Expr> {
         let unknown = || Reason::new("column", "names something that is not a plain column");
+        if let Some(listed) = &self.listed {
+            let parts = strings(&reference.fields);
+            let name = match parts[..] {
+                [name] => name,
+                [alias, name] if alias == listed.alias => name,
+                _ => return Err(unknown()),
+            };
+            let column = listed.columns.get(name);
+            return column
+                .filter(|_| parts.len() == reference.fields.len())
+                .cloned()
+                .ok_or_else(unknown);
+        }
         let relation = self.relation.ok_or_else(unknown)?;
         let (excluded, name) = self.reference(reference).ok_or_else(unknown)?;
         let column = relation.column_named(name).ok_or_else(unknown)?;

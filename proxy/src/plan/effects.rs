@@ -1,5 +1,6 @@
 //! What a passed-through text does beside reading and writing rows, as far as the session must know. Never what it does to rows; scopes say that.
 
+use super::sequences::SequenceUse;
 use ripen_pg::ids::TableOid;
 use std::collections::BTreeSet;
 
@@ -44,6 +45,8 @@ pub struct Effects {
     pub own_transaction: bool,
     /// Takes row locks (FOR UPDATE and its kin), which count as writes.
     pub row_locks: bool,
+    /// What it has to do with the values that the session has drawn from sequences.
+    pub sequences: SequenceUse,
 }
 
 impl Effects {
@@ -69,6 +72,7 @@ impl Effects {
             multi: _,
             own_transaction,
             row_locks: _,
+            sequences: _,
         } = self;
         let lasting = [
             ddl,
@@ -140,6 +144,18 @@ pub struct TxModes {
     pub deferrable: Option<bool>,
     /// Something that is not one of these (SET TRANSACTION SNAPSHOT).
     pub other: bool,
+}
+
+impl TxModes {
+    /// Whether they name READ COMMITTED at most.
+    pub fn is_read_committed(&self) -> bool {
+        let rest = TxModes {
+            isolation: None,
+            ..*self
+        };
+        matches!(self.isolation, None | Some(Isolation::ReadCommitted))
+            && rest == TxModes::default()
+    }
 }
 
 /// An isolation level as Postgres has them (READ UNCOMMITTED behaves as READ COMMITTED).

@@ -1,4 +1,4 @@
-//! Which rows a WHERE clause names by full primary key. Never weakens it: what does not name a key stays a filter.
+//! Which rows a WHERE clause names: by full primary key, or as a set, by the leading columns of an index. Never weakens it: what does not name them stays a filter.
 
 use super::compile::{Compiled, Compiler, Piece, refuse};
 use super::parse::{NodeEnum, inner, items, operator, pb};
@@ -7,6 +7,7 @@ use crate::eval::keys::{KeyColumn, Operand};
 use ripen_cachestore::catalog::Relation;
 use ripen_pg::ids::TypeOid;
 use ripen_pg::value::{self, oid};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A WHERE clause taken apart.
 pub struct Conditions<'a> {
@@ -25,14 +26,14 @@ pub fn conditions<'a>(
     if relation.primary_key.is_empty() {
         return refuse("no-key", "the table has no primary key");
     }
-    let mut conjuncts = Vec::new();
-    if let Some(clause) = inner(clause) {
-        flatten(clause, &mut conjuncts);
-    }
     let mut found: Vec<Option<KeyColumn>> = vec![None; relation.primary_key.len()];
     let mut rest = Vec::new();
-    for conjunct in conjuncts {
-        match key_column(compiler, relation, conjunct)? {
+    for conjunct in conjuncts(clause) {
+        let names = |position: usize| relation.primary_key.contains(&position);
+        let place = |at: usize| relation.primary_key.iter().position(|key| *key == at);
+        let column = key_column(compiler, relation, names, conjunct)?;
+        let column = column.and_then(|(position, column)| Some((place(position)?, column)));
+        match column {
             Some((place, column)) if found[place].is_none() => found[place] = Some(column),
             _ => rest.push(conjunct),
         }
@@ -41,6 +42,76 @@ pub fn conditions<'a>(
         Some(columns) => Ok(Conditions { columns, rest }),
         None => refuse("no-key", "does not name rows by the full primary key"),
     }
+}
+
+/// Finds the sets in a WHERE clause that names no full key: one value for each of the leading columns of an index, as many as there are; else several values for the first of them. Answers
+/// their positions, in the order of the columns. `None`: it names none.
+pub fn gathered<'a>(
+    compiler: &Compiler<'_>,
+    relation: &Relation,
+    clause: &'a Option<Box<pb::Node>>,
+) -> Compiled<Option<(Vec<usize>, Conditions<'a>)>> {
+    let indexed = |position: usize| {
+        relation
+            .indexes
+            .iter()
+            .any(|index| index.contains(&position))
+    };
+    let mut found: BTreeMap<usize, (usize, KeyColumn)> = BTreeMap::new();
+    let conjuncts = conjuncts(clause);
+    for (at, conjunct) in conjuncts.iter().enumerate() {
+        let column = key_column(compiler, relation, indexed, conjunct)?;
+        match column {
+            // One value is better than several.
+            Some((position, column)) if is_one(&column) => {
+                let known = found.get(&position);
+                if known.is_none_or(|(_, known)| !is_one(known)) {
+                    found.insert(position, (at, column));
+                }
+            }
+            Some((position, column)) => {
+                found.entry(position).or_insert((at, column));
+            }
+            None => {}
+        }
+    }
+    let leading = |several: bool| {
+        let named = |(place, position): &(usize, &usize)| {
+            let column = found.get(position);
+            column.is_some_and(|(_, column)| is_one(column) || several && *place == 0)
+        };
+        let leading = move |index: &Vec<usize>| {
+            let named = index.iter().enumerate().take_while(named);
+            named.map(|(_, position)| *position).collect()
+        };
+        let longest = relation.indexes.iter().map(leading);
+        let longest = longest.max_by_key(BTreeSet::<usize>::len);
+        longest.filter(|positions| !positions.is_empty())
+    };
+    let Some(positions) = leading(false).or_else(|| leading(true)) else {
+        return Ok(None);
+    };
+    let (used, columns): (Vec<usize>, Vec<KeyColumn>) = positions
+        .iter()
+        .filter_map(|position| found.remove(position))
+        .unzip();
+    let rest = conjuncts.into_iter().enumerate();
+    let rest = rest.filter(|(at, _)| !used.contains(at));
+    let rest = rest.map(|(_, conjunct)| conjunct).collect();
+    let positions = positions.into_iter().collect();
+    Ok(Some((positions, Conditions { columns, rest })))
+}
+
+fn is_one(column: &KeyColumn) -> bool {
+    matches!(column.operand, Operand::One(_))
+}
+
+fn conjuncts(clause: &Option<Box<pb::Node>>) -> Vec<&NodeEnum> {
+    let mut conjuncts = Vec::new();
+    if let Some(clause) = inner(clause) {
+        flatten(clause, &mut conjuncts);
+    }
+    conjuncts
 }
 
 fn flatten<'a>(node: &'a NodeEnum, conjuncts: &mut Vec<&'a NodeEnum>) {
@@ -52,10 +123,11 @@ fn flatten<'a>(node: &'a NodeEnum, conjuncts: &mut Vec<&'a NodeEnum>) {
     }
 }
 
-/// `column = fixed`, `column IN (fixed, …)`, `column = ANY (fixed)` for a key column: its place in the key, and the values.
+/// `column = fixed`, `column IN (fixed, …)`, `column = ANY (fixed)` for one of these columns: its position, and the values.
 fn key_column(
     compiler: &Compiler<'_>,
     relation: &Relation,
+    names: impl Fn(usize) -> bool,
     node: &NodeEnum,
 ) -> Compiled<Option<(usize, KeyColumn)>> {
     let NodeEnum::AExpr(expr) = node else {
@@ -64,8 +136,8 @@ fn key_column(
     if operator(expr) != Some("=") {
         return Ok(None);
     }
-    let left = place(compiler, relation, &expr.lexpr);
-    let right = place(compiler, relation, &expr.rexpr);
+    let left = position(compiler, &expr.lexpr).filter(|position| names(*position));
+    let right = position(compiler, &expr.rexpr).filter(|position| names(*position));
     let (place, other) = match (pb::AExprKind::try_from(expr.kind), left, right) {
         (Ok(pb::AExprKind::AexprOp), Some(place), _) if is_fixed(inner(&expr.rexpr)) => {
             (place, &expr.rexpr)
@@ -143,21 +215,16 @@ fn any_of(
     Ok(fits.then(|| (place, key(&column, Operand::Any(array)))))
 }
 
-/// The place in the primary key of the column that a node names.
-fn place(
-    compiler: &Compiler<'_>,
-    relation: &Relation,
-    node: &Option<Box<pb::Node>>,
-) -> Option<usize> {
+/// The position of the column that a node names.
+fn position(compiler: &Compiler<'_>, node: &Option<Box<pb::Node>>) -> Option<usize> {
     let NodeEnum::ColumnRef(reference) = inner(node)? else {
         return None;
     };
-    let position = compiler.position(reference)?;
-    relation.primary_key.iter().position(|key| *key == position)
+    compiler.position(reference)
 }
 
 fn key_expression(compiler: &Compiler<'_>, relation: &Relation, place: usize) -> Compiled<Expr> {
-    match relation.column(relation.primary_key[place]) {
+    match relation.column(place) {
         Some(column) => compiler.column(column),
         None => refuse("no-key", "a key column is gone"),
     }

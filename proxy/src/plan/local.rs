@@ -2,6 +2,7 @@
 
 use super::effects::{TxControl, TxModes};
 use super::parse::{NodeEnum, integer_constant, items, pb, string_constant, strings};
+use super::sequences::SequencePlan;
 use super::utility::tx_control;
 
 /// What the proxy is to do itself.
@@ -13,6 +14,8 @@ pub enum LocalPlan {
     Show(Shown),
     /// `CALL ripen.…`.
     Call(LocalCall),
+    /// A lone `SELECT nextval('s')`, `currval('s')` or `lastval()`. May be relayed instead: it touches nothing.
+    Sequence(SequencePlan),
     /// A lone BEGIN or START TRANSACTION. May be relayed instead: it touches nothing.
     Begin {
         /// As said.
@@ -30,6 +33,12 @@ pub enum LocalPlan {
         /// AND CHAIN.
         chain: bool,
     },
+    /// A lone SAVEPOINT of that name. May be relayed instead.
+    Savepoint(String),
+    /// A lone RELEASE. May be relayed instead.
+    Release(String),
+    /// A lone ROLLBACK TO. May be relayed instead.
+    RollbackTo(String),
 }
 
 /// What `SHOW ripen.…` shows.
@@ -53,6 +62,8 @@ pub enum Shown {
     DeadLetters,
     /// `ripen.nodes`: the members of the cluster.
     Nodes,
+    /// `ripen.logs`: what each of them has on its way.
+    Logs,
     /// `ripen.standbys`: those of the system of record that flushes are kept for.
     Standbys,
     /// `ripen.version`
@@ -96,6 +107,7 @@ fn shown(name: &str) -> Option<Shown> {
         "route" => Some(Shown::Route),
         "dead_letters" => Some(Shown::DeadLetters),
         "nodes" => Some(Shown::Nodes),
+        "logs" => Some(Shown::Logs),
         "standbys" => Some(Shown::Standbys),
         "version" => Some(Shown::Version),
         _ => None,
@@ -120,6 +132,14 @@ fn called(call: &pb::FuncCall) -> Option<LocalCall> {
 }
 
 fn transaction(statement: &pb::TransactionStmt) -> Option<LocalPlan> {
+    use pb::TransactionStmtKind as Kind;
+    let name = || statement.savepoint_name.clone();
+    match Kind::try_from(statement.kind) {
+        Ok(Kind::TransStmtSavepoint) => return Some(LocalPlan::Savepoint(name())),
+        Ok(Kind::TransStmtRelease) => return Some(LocalPlan::Release(name())),
+        Ok(Kind::TransStmtRollbackTo) => return Some(LocalPlan::RollbackTo(name())),
+        _ => {}
+    }
     match tx_control(statement) {
         TxControl::Begin(modes) => Some(LocalPlan::Begin {
             modes,

@@ -1,7 +1,7 @@
 //! From names in a statement to objects of the catalog, by search_path. Never decides what a statement may do to them.
 
 use super::facts::SessionFacts;
-use super::parse::pb;
+use super::parse::{pb, strings};
 use ripen_cachestore::catalog::{Catalog, Function, NamespaceOid, Relation};
 use std::sync::Arc;
 
@@ -112,6 +112,22 @@ impl<'a> Names<'a> {
             .iter()
             .any(|schema| schema == "pg_catalog");
         implicit.then_some("pg_catalog").into_iter().chain(listed)
+    }
+
+    /// The name and the arguments of a call that is nothing but that, of a function that can only be a built-in one.
+    pub fn builtin_call<'c>(&self, call: &'c pb::FuncCall) -> Option<(&'c str, &'c [pb::Node])> {
+        let plain = pb::FuncCall {
+            funcname: call.funcname.clone(),
+            args: call.args.clone(),
+            funcformat: call.funcformat,
+            location: call.location,
+            ..Default::default()
+        };
+        let parts = strings(&call.funcname);
+        let candidates = self.functions(&parts);
+        let builtin = !candidates.is_empty() && candidates.iter().all(|known| known.builtin);
+        let name = parts.last().copied()?;
+        (builtin && *call == plain).then_some((name, &call.args[..]))
     }
 
     /// All functions that a call of this name may mean. Overloads are resolved by argument types over the whole path, so all of it counts.

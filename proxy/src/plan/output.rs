@@ -1,6 +1,7 @@
 //! What a target list or RETURNING puts out: names, types and expressions of the columns. Never evaluates.
 
 use super::compile::{Compiled, Compiler, refuse};
+use super::names::Names;
 use super::parse::{NodeEnum, inner, items, pb, strings};
 use crate::eval::Field;
 use crate::eval::expr::{Expr, Node, Repr};
@@ -55,7 +56,21 @@ fn is_star(compiler: &Compiler<'_>, node: &NodeEnum) -> bool {
 }
 
 fn output(compiler: &Compiler<'_>, name: String, expr: Expr) -> Compiled<Output> {
-    let catalog = compiler.names.catalog;
+    let origin = match (&expr.node, compiler.relation) {
+        (Node::Column(position), Some(relation)) => Some((relation.oid.0, *position)),
+        _ => None,
+    };
+    let mut output = computed(compiler.names, name, expr)?;
+    if let Some((table, position)) = origin {
+        output.field.table = table;
+        output.field.attnum = position as i16 + 1;
+    }
+    Ok(output)
+}
+
+/// An output that is no column of a table.
+pub fn computed(names: Names<'_>, name: String, expr: Expr) -> Compiled<Output> {
+    let catalog = names.catalog;
     let rendered = match expr.repr {
         Repr::Enum(_) => value::ENUM_AS,
         Repr::Typed | Repr::Raw => expr.type_oid,
@@ -65,14 +80,10 @@ fn output(compiler: &Compiler<'_>, name: String, expr: Expr) -> Compiled<Output>
         None if oid::array_element(expr.type_oid).is_some() => -1,
         None => return refuse("type", "the length of a type is not known"),
     };
-    let origin = match (&expr.node, compiler.relation) {
-        (Node::Column(position), Some(relation)) => Some((relation.oid.0, *position)),
-        _ => None,
-    };
     let field = Field {
         name,
-        table: origin.map_or(0, |(table, _)| table),
-        attnum: origin.map_or(0, |(_, position)| position as i16 + 1),
+        table: 0,
+        attnum: 0,
         type_oid: expr.type_oid,
         length,
         type_modifier: expr.type_modifier,

@@ -5,34 +5,48 @@
 use super::reason::Reason;
 pub use pg_query::NodeEnum;
 pub use pg_query::protobuf as pb;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// The statements of a text, in order. An error is a reason to treat the text as unknown, not proof that Postgres will refuse it.
 pub fn parse(sql: &str) -> Result<Vec<NodeEnum>, Reason> {
-    // The crate summarises the tree with code that panics on shapes it does not expect; a panic there must not end the session.
-    let parsed = catch_unwind(AssertUnwindSafe(|| pg_query::parse(sql, 0)));
-    let parsed = match parsed {
-        Ok(Ok(parsed)) => parsed.protobuf,
-        Ok(Err(pg_query::Error::Decode(_))) => {
-            return Err(Reason::new(
-                "too-deep",
-                "the statement is nested too deeply",
-            ));
-        }
-        Ok(Err(_)) => {
-            return Err(Reason::new(
-                "unparsed",
-                "the grammar does not know this text",
-            ));
-        }
-        Err(_) => return Err(Reason::new("unparsed", "the parser failed on this text")),
-    };
-    parsed
-        .stmts
+    raw(sql)?
         .into_iter()
         .map(|raw| raw.stmt.and_then(|node| node.node))
         .collect::<Option<Vec<_>>>()
         .ok_or_else(|| Reason::new("unparsed", "the parser returned an empty statement"))
+}
+
+/// Where each statement of a text stands, in bytes. `None`: unknown.
+pub fn split(sql: &str) -> Option<Vec<Range<usize>>> {
+    let range = |raw: pb::RawStmt| {
+        let start = usize::try_from(raw.stmt_location).ok()?;
+        let length = usize::try_from(raw.stmt_len).ok()?;
+        let end = if length == 0 {
+            sql.len()
+        } else {
+            start + length
+        };
+        sql.get(start..end).map(|_| start..end)
+    };
+    raw(sql).ok()?.into_iter().map(range).collect()
+}
+
+fn raw(sql: &str) -> Result<Vec<pb::RawStmt>, Reason> {
+    // The crate summarises the tree with code that panics on shapes it does not expect; a panic there must not end the session.
+    let parsed = catch_unwind(AssertUnwindSafe(|| pg_query::parse(sql, 0)));
+    match parsed {
+        Ok(Ok(parsed)) => Ok(parsed.protobuf.stmts),
+        Ok(Err(pg_query::Error::Decode(_))) => Err(Reason::new(
+            "too-deep",
+            "the statement is nested too deeply",
+        )),
+        Ok(Err(_)) => Err(Reason::new(
+            "unparsed",
+            "the grammar does not know this text",
+        )),
+        Err(_) => Err(Reason::new("unparsed", "the parser failed on this text")),
+    }
 }
 
 /// A lone expression, as `pg_get_expr` prints it (defaults, checks).
@@ -128,6 +142,16 @@ pub fn mentions(sql: &str, number: usize) -> usize {
         .count()
 }
 
+/// The highest number of a parameter in a text, or a higher one: strings and comments count.
+pub fn params_max(sql: &str) -> usize {
+    let numbers = sql.split('$').skip(1).filter_map(|rest| {
+        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+        rest[..digits].parse::<usize>().ok()
+    });
+    // What is above is refused elsewhere: a message has no more.
+    numbers.filter(|number| *number < 0xffff).max().unwrap_or(0)
+}
+
 /// Whether a text may hold a number that servers before 16 read as a number and a name (`0x1f`, `1_000`).
 pub fn has_odd_numbers(sql: &str, server_version: u32) -> bool {
     const FIRST_WITH_THEM: u32 = 160_000;
@@ -195,6 +219,13 @@ mod tests {
     fn mentions_count_whole_numbers() {
         assert_eq!(mentions("$1 + $10 + $1", 1), 2);
         assert_eq!(mentions("$1 + $10 + $1", 10), 1);
+    }
+
+    #[test]
+    fn the_highest_number_of_a_parameter() {
+        assert_eq!(params_max("select $2, $11, '$12a' -- $3"), 12);
+        assert_eq!(params_max("select $$x$$, $1"), 1);
+        assert_eq!(params_max("select 1"), 0);
     }
 
     #[test]

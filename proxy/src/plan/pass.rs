@@ -6,6 +6,7 @@ use super::narrow::Narrow;
 use super::parse::NodeEnum;
 use super::reason::Reason;
 use super::scope::ScopeTemplate;
+use super::sequences::{self, SequenceUse};
 use super::touch::{Reach, Touch};
 use ripen_cachestore::catalog::Epoch;
 
@@ -49,6 +50,24 @@ impl PassPlan {
             widened: Some("the statement is not understood"),
             kind: StatementKind::Unknown,
             epoch: Epoch::default(),
+        }
+    }
+
+    /// The same, with what can only be told of its text.
+    #[must_use]
+    pub fn with_text(mut self, sql: &str) -> PassPlan {
+        if sequences::asks(sql) {
+            self.effects.sequences = SequenceUse::Asks;
+        }
+        self
+    }
+
+    /// What it has to do with what the session has drawn from sequences.
+    pub fn sequence_use(&self) -> SequenceUse {
+        let unseen = self.effects.code || self.kind == StatementKind::Unknown;
+        match unseen {
+            true => self.effects.sequences.max(SequenceUse::Moves),
+            false => self.effects.sequences,
         }
     }
 

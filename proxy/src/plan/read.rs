@@ -1,20 +1,24 @@
-//! A SELECT whose rows are named by primary key and whose output can be computed exactly. Holds and compiles the form; `eval::read` runs it.
+//! A SELECT whose rows are named by primary key, or as sets, and whose output (of each row, or of all together) can be computed exactly. Holds and compiles the form; `eval::read` runs it.
 
 use super::compile::{Compiled, Compiler, Piece, refuse};
+use super::exists;
 use super::facts::Mode;
-use super::keyed;
+use super::keyed::{self, Conditions};
 use super::names::Names;
 use super::output::outputs;
 use super::parse::{NodeEnum, inner, integer_constant, items, pb, strings};
 use super::pass::PassPlan;
 use super::relation::{cacheable, speak_of};
 use super::rights::{self, Right};
+use super::write::Source;
 use crate::eval::Field;
+use crate::eval::aggregates::Aggregate;
 use crate::eval::bind::ParamType;
 use crate::eval::expr::{Comparison, Expr, Node};
 use crate::eval::keys::{KeyColumn, KeyTemplate};
 use crate::eval::render::Output;
 use ripen_cachestore::catalog::Relation;
+use ripen_grid::rows::sets::SetColumns;
 use ripen_pg::ids::TypeOid;
 use ripen_pg::value::oid;
 use ripen_pg::value::ops::CastKind;
@@ -31,23 +35,89 @@ pub struct ReadPlan {
     pub fields: Vec<Field>,
     /// What to do instead when memory cannot answer ([`crate::eval::EvalError::PassThrough`], a fence, a table bypassed).
     pub fallback: Arc<PassPlan>,
+    /// How it locks the rows that it answers, if it does. Only a transaction block can be answered such a one: the locks last until its end.
+    pub lock: Option<RowLock>,
+    /// The columns whose values name sets of rows. `None`: rows are named by their keys.
+    pub set: Option<SetColumns>,
+    /// The text it was made of, for whoever answers it elsewhere.
+    pub source: Source,
     pub(crate) query: ReadQuery,
+}
+
+impl ReadPlan {
+    /// What a client was told of it: table, types of the parameters and of the columns, and how it locks. By another catalog it may be another.
+    pub fn shape(&self) -> Vec<u32> {
+        let params = self.params.iter().map(|oid| oid.0);
+        let fields = self.fields.iter().map(|field| field.type_oid.0);
+        let counted = [
+            self.table.oid.0,
+            self.params.len() as u32,
+            u32::from(self.lock.is_some()),
+        ];
+        counted.into_iter().chain(params).chain(fields).collect()
+    }
+}
+
+/// FOR UPDATE and its kin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RowLock {
+    /// Which of them.
+    pub strength: Strength,
+    /// What about rows that others have locked.
+    pub meets: Meets,
+}
+
+/// What stands after FOR.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Strength {
+    /// KEY SHARE
+    KeyShare,
+    /// SHARE
+    Share,
+    /// NO KEY UPDATE
+    NoKeyUpdate,
+    /// UPDATE
+    Update,
+}
+
+/// What is to be done about rows that others have locked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Meets {
+    /// Nothing is said.
+    Wait,
+    /// NOWAIT
+    NoWait,
+    /// SKIP LOCKED
+    SkipLocked,
 }
 
 /// The compiled form.
 #[derive(Debug)]
 pub(crate) struct ReadQuery {
+    /// Of the rows, or of the set.
     pub keys: Arc<KeyTemplate>,
     /// Conjuncts that a row must satisfy beside its key.
     pub filter: Vec<Expr>,
     pub outputs: Vec<Output>,
+    pub shape: Shape,
     pub order_by: Vec<SortKey>,
     pub limit: Option<Expr>,
     pub offset: Option<Expr>,
     /// Parts that are the same for all rows and may fail: Postgres evaluates them even when there is no row.
     pub prelude: Vec<Expr>,
+}
+
+/// What is made of the rows that satisfy everything.
+#[derive(Clone, Debug)]
+pub(crate) enum Shape {
     /// Every output is a column, and nothing is filtered, sorted or cut off.
-    pub is_plain: bool,
+    Plain,
+    /// Each is put out.
+    Each,
+    /// One row of these, of which the outputs are made.
+    Together(Vec<Aggregate>),
+    /// One row that says whether there is any.
+    Whether,
 }
 
 /// One ORDER BY item.
@@ -62,17 +132,22 @@ pub(crate) struct SortKey {
 pub(super) struct Draft {
     pub table: Arc<Relation>,
     pub params: Vec<TypeOid>,
+    pub lock: Option<RowLock>,
+    pub set: Option<SetColumns>,
     pub query: ReadQuery,
 }
 
 impl Draft {
-    pub fn finish(self, fallback: Arc<PassPlan>) -> ReadPlan {
+    pub fn finish(self, fallback: Arc<PassPlan>, source: Source) -> ReadPlan {
         let outputs = &self.query.outputs;
         ReadPlan {
             table: self.table,
             params: self.params,
             fields: outputs.iter().map(|output| output.field.clone()).collect(),
             fallback,
+            lock: self.lock,
+            set: self.set,
+            source,
             query: self.query,
         }
     }
@@ -85,25 +160,42 @@ pub(super) fn compile(
     declared: &[TypeOid],
     mode: &dyn Fn(&Relation) -> Mode,
 ) -> Compiled<Draft> {
+    if let Some((asked, name)) = exists::asked(select) {
+        let draft = compile(names, asked, declared, mode)?;
+        return exists::whether(names, draft, name);
+    }
     let var = only_table(select)?;
-    let (table, _) = cacheable(names, var, mode)?;
+    let (table, mode) = cacheable(names, var, mode)?;
+    let lock = row_lock(names, select, var, (&table, mode))?;
     let mut compiler = Compiler::new(names, declared);
     speak_of(&mut compiler, &table, var)?;
-    let conditions = keyed::conditions(&compiler, &table, &select.where_clause)?;
+    let (conditions, set) = named(&compiler, &table, &select.where_clause)?;
+    if set.is_some() && lock.is_some() {
+        return refuse("row-locks", "locks rows that are not named by key");
+    }
     let filter = conditions
         .rest
         .iter()
         .map(|node| compiler.condition(node))
         .collect::<Compiled<Vec<_>>>()?;
-    let outputs = outputs(&compiler, &select.target_list)?;
+    let (outputs, aggregates) = compiler.summing(|| outputs(&compiler, &select.target_list))?;
     let order_by = order_by(&compiler, &select.sort_clause, &outputs)?;
     let limit = limit_value(&compiler, &select.limit_count)?;
     let offset = limit_value(&compiler, &select.limit_offset)?;
+    let whole = order_by.is_empty() && limit.is_none() && offset.is_none();
+    if !aggregates.is_empty() && (!whole || lock.is_some()) {
+        return refuse("shape", "sorts, cuts off or locks what is summed up");
+    }
     rights::check(names, &table, Right::Select, &compiler.used.borrow())?;
     let (params, decoded) = compiler.params()?;
     let all = filter
         .iter()
         .chain(outputs.iter().map(|output| &output.expr))
+        .chain(
+            aggregates
+                .iter()
+                .filter_map(|aggregate| aggregate.of.as_ref()),
+        )
         .chain(order_by.iter().map(|key| &key.expr))
         .chain(&limit)
         .chain(&offset);
@@ -111,30 +203,114 @@ pub(super) fn compile(
         return refuse("time", "reads the time");
     }
     let prelude = prelude(all);
+    let ordered = order_by.is_empty();
     let columns_only = outputs
         .iter()
         .all(|output| matches!(output.expr.node, Node::Column(_)));
-    let is_plain = columns_only
-        && filter.is_empty()
-        && order_by.is_empty()
-        && limit.is_none()
-        && offset.is_none();
+    let (shape, outputs) = match aggregates.is_empty() {
+        true if columns_only && filter.is_empty() && whole => (Shape::Plain, outputs),
+        true => (Shape::Each, outputs),
+        false => (Shape::Together(aggregates), without_origin(outputs)),
+    };
     let query = ReadQuery {
-        keys: Arc::new(template(decoded, conditions.columns, order_by.is_empty())),
+        keys: Arc::new(template(decoded, conditions.columns, ordered)),
         filter,
         outputs,
+        shape,
         order_by,
         limit,
         offset,
         prelude,
-        is_plain,
     };
     drop(compiler);
     Ok(Draft {
         table,
         params,
+        lock,
+        set,
         query,
     })
+}
+
+/// By what the WHERE clause names rows: by key, else as a set.
+fn named<'a>(
+    compiler: &Compiler<'_>,
+    table: &Relation,
+    clause: &'a Option<Box<pb::Node>>,
+) -> Compiled<(Conditions<'a>, Option<SetColumns>)> {
+    let reason = match keyed::conditions(compiler, table, clause) {
+        Ok(conditions) => return Ok((conditions, None)),
+        Err(reason) => reason,
+    };
+    match keyed::gathered(compiler, table, clause)? {
+        Some((positions, conditions)) => {
+            let types = conditions.columns.iter().map(KeyColumn::key_type);
+            let columns = SetColumns::new(positions.into_iter().zip(types));
+            Ok((conditions, Some(columns)))
+        }
+        None => Err(reason),
+    }
+}
+
+/// Their columns are those of aggregates, not of the table.
+fn without_origin(mut outputs: Vec<Output>) -> Vec<Output> {
+    for output in &mut outputs {
+        (output.field.table, output.field.attnum) = (0, 0);
+    }
+    outputs
+}
+
+/// The locking clause. Rows are locked here where they are written here, and only as a whole: what a LIMIT leaves out is not locked, and rows that were waited for are not
+/// sorted again.
+fn row_lock(
+    names: Names<'_>,
+    select: &pb::SelectStmt,
+    var: &pb::RangeVar,
+    (table, mode): (&Relation, Mode),
+) -> Compiled<Option<RowLock>> {
+    let clause = match &select.locking_clause[..] {
+        [] => return Ok(None),
+        [node] => node.node.as_ref(),
+        _ => None,
+    };
+    let Some(NodeEnum::LockingClause(clause)) = clause else {
+        return refuse("row-locks", "locks rows in a way that is not understood");
+    };
+    let whole = select.sort_clause.is_empty()
+        && select.limit_count.is_none()
+        && select.limit_offset.is_none();
+    if !whole {
+        return refuse("row-locks", "locks rows that are sorted or cut off");
+    }
+    let known = match &var.alias {
+        Some(alias) => &alias.aliasname,
+        None => &var.relname,
+    };
+    let named = items(&clause.locked_rels).all(
+        |node| matches!(node, NodeEnum::RangeVar(named) if named.schemaname.is_empty() && named.relname == *known),
+    );
+    if !named {
+        return refuse("row-locks", "locks rows of something else");
+    }
+    if mode != Mode::WriteBehind || !table.write_obstacles.is_empty() {
+        return refuse("row-locks", "locks rows that Postgres writes");
+    }
+    let all = table.columns.iter().map(|column| column.position).collect();
+    rights::check(names, table, Right::Update, &all)?;
+    let strength = match pb::LockClauseStrength::try_from(clause.strength) {
+        Ok(pb::LockClauseStrength::LcsForkeyshare) => Strength::KeyShare,
+        Ok(pb::LockClauseStrength::LcsForshare) => Strength::Share,
+        Ok(pb::LockClauseStrength::LcsFornokeyupdate) => Strength::NoKeyUpdate,
+        Ok(pb::LockClauseStrength::LcsForupdate) => Strength::Update,
+        _ => return refuse("row-locks", "locks rows in a way that is not understood"),
+    };
+    let meets = match pb::LockWaitPolicy::try_from(clause.wait_policy) {
+        Ok(pb::LockWaitPolicy::LockWaitBlock) => Meets::Wait,
+        Ok(pb::LockWaitPolicy::LockWaitError) => Meets::NoWait,
+        Ok(pb::LockWaitPolicy::LockWaitSkip) => Meets::SkipLocked,
+        _ => return refuse("row-locks", "locks rows in a way that is not understood"),
+    };
+    Ok(Some(RowLock { strength, meets }))
 }
 
 /// Keys of a statement that names rows by one WHERE clause.
@@ -161,9 +337,6 @@ fn only_table(select: &pb::SelectStmt) -> Compiled<&pb::RangeVar> {
         && select.with_clause.is_none()
         && select.op == pb::SetOperation::SetopNone as i32
         && select.limit_option != pb::LimitOption::WithTies as i32;
-    if !select.locking_clause.is_empty() {
-        return refuse("row-locks", "locks rows");
-    }
     if !plain {
         return refuse("shape", "is more than rows of one table by key");
     }

@@ -14,23 +14,7 @@ pub fn cacheable(
     var: &pb::RangeVar,
     mode: &dyn Fn(&Relation) -> Mode,
 ) -> Compiled<(Arc<Relation>, Mode)> {
-    if !names.facts.plain_settings {
-        return refuse("settings", "a setting changes how statements are read");
-    }
-    let relation = match names.relation(var) {
-        Named::Known {
-            relation,
-            sure: true,
-        } => relation,
-        Named::Known { .. } => {
-            return refuse("temporary", "a temporary table may hide the table");
-        }
-        Named::System => return refuse("system-table", "reads system tables"),
-        Named::Temporary => return refuse("temporary", "names a temporary table"),
-        Named::Nowhere | Named::Unknown => {
-            return refuse("unknown-table", "the table is not known");
-        }
-    };
+    let relation = known(names, var)?;
     let mode = mode(&relation);
     let obstacle = relation.read_obstacles.first().copied();
     match () {
@@ -41,6 +25,36 @@ pub fn cacheable(
         }
         () if relation.primary_key.is_empty() => refuse("no-key", "the table has no primary key"),
         () => Ok((relation, mode)),
+    }
+}
+
+/// The same for an INSERT: it needs no names for its rows.
+pub fn appendable(
+    names: Names<'_>,
+    var: &pb::RangeVar,
+    mode: &dyn Fn(&Relation) -> Mode,
+) -> Compiled<(Arc<Relation>, Mode)> {
+    let relation = known(names, var)?;
+    let how = mode(&relation);
+    match relation.appends() && how != Mode::Off {
+        true => Ok((relation, how)),
+        false => cacheable(names, var, mode),
+    }
+}
+
+fn known(names: Names<'_>, var: &pb::RangeVar) -> Compiled<Arc<Relation>> {
+    if !names.facts.plain_settings {
+        return refuse("settings", "a setting changes how statements are read");
+    }
+    match names.relation(var) {
+        Named::Known {
+            relation,
+            sure: true,
+        } => Ok(relation),
+        Named::Known { .. } => refuse("temporary", "a temporary table may hide the table"),
+        Named::System => refuse("system-table", "reads system tables"),
+        Named::Temporary => refuse("temporary", "names a temporary table"),
+        Named::Nowhere | Named::Unknown => refuse("unknown-table", "the table is not known"),
     }
 }
 

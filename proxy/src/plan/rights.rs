@@ -2,7 +2,7 @@
 
 use super::names::Names;
 use super::reason::Reason;
-use ripen_cachestore::catalog::{Catalog, Grants, Relation, Role, RoleOid};
+use ripen_cachestore::catalog::{Catalog, Grants, Relation, Role, RoleOid, Sequence};
 use std::collections::BTreeSet;
 
 /// A privilege on a table.
@@ -53,6 +53,34 @@ pub fn check(
                 .is_some_and(|column| listed(role, granted(&column.grants, right)))
         });
     if by_column { Ok(()) } else { Err(denied()) }
+}
+
+/// Whether the session's role may call `nextval` of the sequence.
+pub fn may_draw(names: Names<'_>, sequence: &Sequence) -> bool {
+    holds(names, &sequence.draw)
+}
+
+/// Whether it may call `currval` of it.
+pub fn may_ask(names: Names<'_>, sequence: &Sequence) -> bool {
+    holds(names, &sequence.ask)
+}
+
+fn holds(names: Names<'_>, grantees: &BTreeSet<RoleOid>) -> bool {
+    let role = names.catalog.roles.get(&names.facts.user);
+    role.is_some_and(|role| role.superuser || listed(role, grantees))
+}
+
+/// Whether Postgres's look for the row that a foreign key refers to is allowed: it selects for update as the owner of that table, who may have given up the right.
+pub fn owner_may_look(names: Names<'_>, parent: &Relation) -> bool {
+    let mut roles = names.catalog.roles.values();
+    let Some(owner) = roles.find(|role| role.oid == parent.owner) else {
+        return false;
+    };
+    let usage = names.catalog.namespaces.get(&parent.schema);
+    let usage = usage.is_some_and(|namespace| listed(owner, &namespace.usage));
+    let rights = [Right::Select, Right::Update];
+    let granted = |right| listed(owner, granted(&parent.grants, right));
+    owner.superuser || usage && rights.into_iter().all(granted)
 }
 
 /// Whether a role may see what a user's sessions do and from where, as `pg_stat_activity` decides: superusers, who has the user's privileges, and members of

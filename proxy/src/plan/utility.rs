@@ -4,6 +4,7 @@ use super::effects::{Isolation, TxControl, TxModes};
 use super::names::Named;
 use super::parse::{NodeEnum, inner, items, pb, strings};
 use super::pass::StatementKind;
+use super::sequences::SequenceUse;
 use super::touch::Touch;
 use super::touch::relation::Access;
 use ripen_cachestore::catalog::Relation;
@@ -143,6 +144,9 @@ impl Touch<'_> {
         if all {
             self.effects.prepares.push(String::new());
         }
+        if all || discard.target == pb::DiscardMode::DiscardSequences as i32 {
+            self.effects.sequences = SequenceUse::Moves;
+        }
     }
 
     fn copy(&mut self, copy: &pb::CopyStmt) -> StatementKind {
@@ -167,6 +171,9 @@ impl Touch<'_> {
             {
                 self.truncate(&relation, cascade);
             }
+        }
+        if truncate.restart_seqs {
+            self.everything("changes a sequence");
         }
         StatementKind::Truncate
     }

@@ -4,25 +4,31 @@
 
 mod change;
 mod insert;
+mod lines;
+mod parents;
 
-pub(super) use insert::{assigned_key, plain_values};
+pub(super) use insert::assigned_key;
+pub(super) use lines::plain_values;
 
-use super::compile::{Compiled, Compiler, refuse};
+use super::compile::{Compiled, Compiler, Draw, refuse};
 use super::facts::Mode;
 use super::keyed;
 use super::names::Names;
 use super::output::outputs;
-use super::parse::{NodeEnum, parse_expression, pb};
+use super::parse::{NodeEnum, params_max, parse_expression, pb};
 use super::pass::PassPlan;
 use super::read::{prelude, template};
-use super::relation::{cacheable, speak_of};
+use super::relation::{appendable, cacheable, speak_of};
 use super::rights::{self, Right};
 use crate::eval::Field;
+use crate::eval::each::Each;
 use crate::eval::expr::{Expr, Node};
 use crate::eval::keys::{KeyColumn, KeyTemplate};
 use crate::eval::render::Output;
 use change::change;
 use insert::insert_action;
+pub(crate) use parents::Parents;
+use parents::parents;
 use ripen_cachestore::catalog::{Catalog, Relation};
 use ripen_pg::ids::TypeOid;
 use ripen_pg::value;
@@ -41,6 +47,8 @@ pub struct WritePlan {
     pub params: Vec<TypeOid>,
     /// The output columns of RETURNING; `None` when there is no RETURNING.
     pub returning: Option<Vec<Field>>,
+    /// Values to be drawn by whoever carries it out, which follow the client's parameters, in binary form; see also [`WritePlan::to_draw`].
+    pub draws: Vec<Draw>,
     /// What to do instead when it cannot be queued.
     pub fallback: Arc<PassPlan>,
     /// The text it was made of, for whoever decides it elsewhere.
@@ -49,13 +57,19 @@ pub struct WritePlan {
 }
 
 impl WritePlan {
-    /// What a client was told of it: table, types of the parameters and of RETURNING's columns. By another catalog it may be another.
+    /// What a client was told of it: table, types of the parameters and of RETURNING's columns; and what was drawn for it. By another catalog it may be another.
     pub fn shape(&self) -> Vec<u32> {
         let params = self.params.iter().map(|oid| oid.0);
         let fields = self.returning.iter().flatten();
         let fields = fields.map(|field| field.type_oid.0);
-        let counted = [self.table.oid.0, self.params.len() as u32];
-        counted.into_iter().chain(params).chain(fields).collect()
+        let drawn = self.draws.iter().map(|draw| draw.source().0);
+        let counted = [
+            self.table.oid.0,
+            self.params.len() as u32,
+            self.draws.len() as u32,
+        ];
+        let counted = counted.into_iter();
+        counted.chain(params).chain(drawn).chain(fields).collect()
     }
 }
 
@@ -68,16 +82,30 @@ pub struct Source {
     pub declared: Vec<TypeOid>,
 }
 
+impl Source {
+    /// A copy of both.
+    pub fn new(sql: &str, declared: &[TypeOid]) -> Source {
+        Source {
+            sql: sql.to_owned(),
+            declared: declared.to_vec(),
+        }
+    }
+}
+
 /// The compiled form.
 #[derive(Debug)]
 pub(crate) struct WriteQuery {
     pub keys: Arc<KeyTemplate>,
     pub action: Action,
+    /// The arrays that the one row of an INSERT is repeated for.
+    pub each: Option<Each>,
+    /// Rows of other tables that must be in Postgres.
+    pub parents: Vec<Parents>,
     /// CHECK constraints on the new row.
     pub checks: Vec<Expr>,
     /// Positions that must not be NULL.
     pub not_null: Vec<usize>,
-    /// Key columns with the types of their canonical form.
+    /// Key columns with the types of their canonical form. None, where the rows have their keys from a draw.
     pub key_columns: Vec<(usize, TypeOid)>,
     pub returning: Option<Vec<Output>>,
     pub prelude: Vec<Expr>,
@@ -137,6 +165,7 @@ pub(crate) struct Increment {
 pub(super) struct Draft {
     pub table: Arc<Relation>,
     pub params: Vec<TypeOid>,
+    pub draws: Vec<Draw>,
     pub query: WriteQuery,
 }
 
@@ -149,6 +178,7 @@ impl Draft {
         WritePlan {
             table: self.table,
             params: self.params,
+            draws: self.draws,
             returning: self.query.returning.as_ref().map(fields),
             fallback,
             source,
@@ -163,6 +193,7 @@ pub(super) fn compile(
     statement: &NodeEnum,
     declared: &[TypeOid],
     mode: &dyn Fn(&Relation) -> Mode,
+    sql: &str,
 ) -> Compiled<Draft> {
     let (var, with) = match statement {
         NodeEnum::InsertStmt(insert) => (&insert.relation, &insert.with_clause),
@@ -176,22 +207,34 @@ pub(super) fn compile(
     if with.is_some() {
         return refuse("with", "has a WITH clause");
     }
-    let (table, mode) = cacheable(names, var, mode)?;
-    if mode != Mode::WriteBehind {
+    let (table, how) = match statement {
+        NodeEnum::InsertStmt(_) => appendable(names, var, mode)?,
+        _ => cacheable(names, var, mode)?,
+    };
+    if how != Mode::WriteBehind {
         return refuse("read-through", "writes to the table are synchronous");
     }
     eligible(names.catalog, &table)?;
     let mut compiler = Compiler::new(names, declared);
     speak_of(&mut compiler, &table, var)?;
+    let mut each = None;
     let (action, columns, returning) = match statement {
-        NodeEnum::InsertStmt(insert) => insert_action(&mut compiler, &table, insert)?,
+        NodeEnum::InsertStmt(insert) => {
+            insert_action(&mut compiler, &table, insert, params_max(sql), &mut each)?
+        }
         NodeEnum::UpdateStmt(update) => update_action(&compiler, &table, update)?,
         NodeEnum::DeleteStmt(delete) => delete_action(&compiler, &table, delete)?,
         _ => return refuse("merge", "this kind of statement goes to Postgres"),
     };
+    let referred = parents(&compiler, &table, &action, mode)?;
     let returning = returning_outputs(&compiler, returning)?;
     may_select(&compiler, &table, &action)?;
-    let (params, decoded) = compiler.params()?;
+    let (mut params, decoded) = compiler.params()?;
+    let draws = compiler.draws();
+    params.truncate(match &each {
+        Some(each) => each.sent,
+        None => params.len() - draws.len(),
+    });
     let keys = match columns {
         KeyRows::One(columns) => template(decoded, columns, returning.is_some()),
         KeyRows::Many(rows) => KeyTemplate {
@@ -207,6 +250,7 @@ pub(super) fn compile(
     };
     let query = WriteQuery {
         keys: Arc::new(keys),
+        parents: referred,
         prelude: prelude(
             action
                 .expressions()
@@ -214,6 +258,7 @@ pub(super) fn compile(
                 .chain(returning.iter().flatten().map(|output| &output.expr)),
         ),
         action,
+        each,
         checks,
         not_null: not_null(&table),
         key_columns: key_columns(names.catalog, &table)?,
@@ -223,6 +268,7 @@ pub(super) fn compile(
     Ok(Draft {
         table,
         params,
+        draws,
         query,
     })
 }

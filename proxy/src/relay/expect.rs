@@ -39,8 +39,12 @@ pub(crate) enum Expect {
     Sync,
     /// Everything up to ReadyForQuery, for a simple query or a function call; the unnamed statement that it ended.
     Query { before: Option<Box<Slot>> },
+    /// The same for the COMMIT of a pipeline's block: the client sees no tag of it, but errors.
+    End,
     /// The same for a query of the session's own; its rows are kept.
     Own,
+    /// The same for a pipeline of the session's own up to ReadyForQuery; the numbers of rows are kept.
+    Redo,
     /// An error, in place of which the client gets this one.
     Refused { error: Bytes },
 }
@@ -57,7 +61,7 @@ pub(crate) struct Awaited {
 
 impl Awaited {
     pub(crate) fn push(&mut self, expect: Expect) {
-        self.begun |= !matches!(expect, Expect::Own);
+        self.begun |= !matches!(expect, Expect::Own | Expect::Redo);
         self.queue.push_back(expect);
     }
 
@@ -129,13 +133,18 @@ impl Expect {
             Expect::Parse { quiet: true, .. }
                 | Expect::Bind { quiet: true, .. }
                 | Expect::CloseStatement { quiet: true, .. }
+                | Expect::End
                 | Expect::Own
+                | Expect::Redo
         )
     }
 
     /// Whether an error ends it at once and makes Postgres skip to the next Sync.
     pub(crate) fn extended(&self) -> bool {
-        !matches!(self, Expect::Sync | Expect::Query { .. } | Expect::Own)
+        !matches!(
+            self,
+            Expect::Sync | Expect::Query { .. } | Expect::End | Expect::Own | Expect::Redo
+        )
     }
 
     /// `failed`: this one was tried and failed; otherwise Postgres never looked at it.
@@ -166,7 +175,9 @@ impl Expect {
             | Expect::Describe
             | Expect::Execute
             | Expect::Sync
+            | Expect::End
             | Expect::Own
+            | Expect::Redo
             | Expect::Refused { .. } => {}
         }
     }

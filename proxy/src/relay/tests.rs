@@ -137,6 +137,7 @@ proptest! {
         prop_assert_eq!(&client[..], &wanted[..]);
         let own = OwnAnswer {
             row: Some(vec![Some("own".to_owned())]),
+            counts: Vec::new(),
             error: None,
             status: b'T',
         };

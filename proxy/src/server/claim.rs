@@ -175,7 +175,8 @@ impl Claiming {
         match self.cluster {
             None => self.store.claim(number).await,
             Some(identity) => {
-                let (log, formers) = (LogKey { number, identity }, self.grid.schedule.formers());
+                let formers = self.grid.queues[0].schedule.formers();
+                let log = LogKey { number, identity };
                 self.store.claim_as_member(log, &formers).await
             }
         }
@@ -191,7 +192,7 @@ impl Claiming {
             if let Some(lost) = self.check_succession(claim).await? {
                 return Ok(Err(lost));
             }
-            if self.grid.schedule.taken_over() {
+            if self.grid.queues[0].schedule.taken_over() {
                 match claim.is_known().await {
                     Ok(true) => return Ok(Ok(())),
                     Ok(false) => {}

@@ -2,13 +2,15 @@
 
 use crate::engine::keeper::Keeper;
 use crate::engine::publisher::Publisher;
+use crate::server::LOG_NUMBER;
 use ripen_grid::change::RowId;
 use ripen_grid::grid::Grid;
 use ripen_grid::limits::LOG_POLL;
 use ripen_grid::rows::WalChange;
+use ripen_grid::schedule::Schedule;
 use ripen_grid::scope::Scope;
 use ripen_hotcache::event::RowOutcome;
-use ripen_hotcache::{Event, Outcome, Sink, Transaction};
+use ripen_hotcache::{Event, Outcome, OwnFlush, Sink, Transaction};
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -30,6 +32,8 @@ pub struct FollowStats {
     pub connects: AtomicU64,
     /// Of these, those that could not go on where it was.
     pub resyncs: AtomicU64,
+    /// Why the stream is not up, and what to do; empty while it is.
+    pub obstacle: parking_lot::Mutex<String>,
     /// Recent times from commit to memory, in microseconds.
     pub staleness_us: parking_lot::Mutex<Recent>,
 }
@@ -95,13 +99,16 @@ impl Follower {
     /// A flush that the stream passes is confirmed only when the log has told here what it carries, and in which transaction: the log may be behind.
     async fn until_told(&self, event: &Event) {
         if let Event::Transaction(Transaction {
-            own_flush: Some(seq),
+            own_flush: Some(flush),
             xid,
             ..
         }) = event
             && self.grid.has_peers()
         {
-            while !self.grid.schedule.knows(*seq, *xid) && !self.stop.is_cancelled() {
+            let schedule = self.schedule(*flush);
+            while schedule.is_some_and(|schedule| !schedule.knows(flush.seq, *xid))
+                && !self.stop.is_cancelled()
+            {
                 tokio::time::sleep(LOG_POLL).await;
             }
         }
@@ -130,16 +137,19 @@ impl Follower {
                     self.stats.resyncs.fetch_add(1, Ordering::Relaxed);
                 }
                 self.grid.feed.set_history(Some((system_id, timeline)));
+                self.stats.obstacle.lock().clear();
                 self.stats.connects.fetch_add(1, Ordering::Relaxed);
                 self.grid.feed.set_live(true, (self.steady)());
                 self.attention.notify_one();
             }
             Event::Disconnected { reason } => {
                 tracing::warn!(reason, "the replication stream is away");
+                *self.stats.obstacle.lock() = reason;
                 self.grid.feed.set_live(false, (self.steady)());
             }
             Event::Unavailable(why) => {
                 tracing::error!(%why, "no hot cache: only exclusive tables are served from memory");
+                *self.stats.obstacle.lock() = why.to_string();
                 self.grid.feed.set_live(false, (self.steady)());
                 self.grid.feed.follow_nothing();
                 self.grid.stream_lost();
@@ -164,14 +174,22 @@ impl Follower {
         }
     }
 
+    /// What the flush's log has on its way. `None`: of a log that this process has not opened, which its stream does not tell of.
+    fn schedule(&self, flush: OwnFlush) -> Option<&Schedule> {
+        let number = usize::try_from(flush.log - LOG_NUMBER).ok()?;
+        Some(&self.grid.queues.get(number)?.schedule)
+    }
+
     fn transaction(&self, transaction: Transaction) {
         self.stats.transactions.fetch_add(1, Ordering::Relaxed);
         let (xid, commit) = (transaction.xid, transaction.commit);
         self.grid.rows.begin_told(commit);
         let mut rows = transaction.rows;
-        if let Some(seq) = transaction.own_flush {
+        if let Some(flush) = transaction.own_flush {
+            let seq = flush.seq;
             self.stats.echoes.fetch_add(1, Ordering::Relaxed);
-            let carried = self.grid.schedule.confirm(seq);
+            let schedule = self.schedule(flush);
+            let carried = schedule.map_or_else(Vec::new, |schedule| schedule.confirm(seq));
             let tells = !rows.is_empty()
                 || !transaction.truncated.is_empty()
                 || !transaction.invalidated.is_empty();

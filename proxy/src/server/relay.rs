@@ -16,10 +16,10 @@ use futures_util::stream::FuturesUnordered;
 use parking_lot::Mutex;
 use ripen_cachestore::home::Home;
 use ripen_grid::cluster::Handle;
-use ripen_grid::log::Leadership;
+use ripen_grid::log::{Leadership, Role};
 use ripen_hotcache::relay::{
-    Claim, Hub, Reply, State, Taken, Taker, Trace, decode_ask, decode_reply, encode_ask,
-    encode_reply,
+    Claim, Hub, Reply, Taken, Taker, Trace, decode_ask, decode_reply, encode_ask, encode_reply,
+    hear,
 };
 use ripen_hotcache::{Event, HotCache, Options, Prober, Shared, Sink, client};
 use ripen_pg::ids::Lsn;
@@ -132,24 +132,6 @@ pub async fn anybody_else(member: &Handle) -> bool {
     timeout(LAST_NODE_WAIT, found).await.unwrap_or(false)
 }
 
-/// What this node is for the stream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Role {
-    Leads,
-    Hears(u64),
-    Waits,
-}
-
-impl Role {
-    fn of(leadership: Leadership, node: u64) -> Role {
-        match leadership.leader {
-            _ if leadership.here => Role::Leads,
-            Some(leader) if leader != node => Role::Hears(leader),
-            _ => Role::Waits,
-        }
-    }
-}
-
 impl Relaying {
     /// Answers other nodes from now on. Once.
     pub fn new(
@@ -198,11 +180,11 @@ impl Relaying {
         let (mut leadership, node) = (self.member.leadership(), self.member.node());
         let mut taken = Taken::default();
         while !stop.is_cancelled() {
-            let role = Role::of(*leadership.borrow_and_update(), node);
+            let role = leadership.borrow_and_update().role(node);
             tracing::debug!(?role, "the stream's role of this node");
             let over = stop.child_token();
             let changed = async {
-                let other = |now: &Leadership| Role::of(*now, node) != role;
+                let other = |now: &Leadership| now.role(node) != role;
                 if leadership.wait_for(other).await.is_err() {
                     // The log has ended, and so will this node.
                     std::future::pending::<()>().await;
@@ -225,7 +207,7 @@ impl Relaying {
             };
         }
         if self.drops_slot.load(Ordering::SeqCst) {
-            client::drop_slot(&self.options.upstream, &self.options.slot).await;
+            client::drop_slot(&self.options).await;
         }
     }
 
@@ -306,9 +288,10 @@ impl Relaying {
             wait = true;
             let reply = told
                 .and_then(|bytes| decode_reply(&bytes).map_err(|malformed| malformed.to_string()));
-            let reply = reply.and_then(|reply| of_home(reply, home));
+            let reply = reply.and_then(|reply| reply.of_home(home));
             let away = !matches!(reply, Ok(Reply::Begin(_) | Reply::Events { .. }));
-            let taking = self.take(&mut taker, reply);
+            let catalog = || self.follower.keeper.catalog();
+            let taking = hear(&mut taker, reply, catalog, &*self.follower);
             let heard = tokio::select! {
                 () = over.cancelled() => return taker.progress(),
                 heard = taking => heard,
@@ -323,53 +306,6 @@ impl Relaying {
                 over.run_until_cancelled(sleep(RELAY_RETRY)).await;
             }
         }
-    }
-
-    /// Answers whether all has been heard that there is to hear now.
-    async fn take(&self, taker: &mut Taker, reply: Result<Reply, String>) -> bool {
-        let told =
-            reply.and_then(|reply| taker.take(reply).map_err(|malformed| malformed.to_string()));
-        let (events, then) = match told {
-            Ok(told) => told,
-            Err(reason) => {
-                let gone = taker.away(&reason);
-                self.take_all(taker, gone).await;
-                return false;
-            }
-        };
-        self.take_all(taker, events).await;
-        let done = taker.done(then);
-        self.take_all(taker, done.event).await;
-        done.idle
-    }
-
-    /// In order; dropped half-way, what was not taken does not count as taken.
-    async fn take_all(&self, taker: &mut Taker, events: impl IntoIterator<Item = Event>) {
-        for mut event in events {
-            if let Event::Transaction(transaction) = &mut event {
-                transaction.fit(&self.follower.keeper.catalog());
-            }
-            let trace = Trace::of(&event);
-            Sink::take(&*self.follower, event).await;
-            taker.taken(trace);
-        }
-    }
-}
-
-/// Refuses a stream of another timeline than the system of record's: one of the two nodes has not heard yet that another server has taken over.
-fn of_home(reply: Reply, home: &Home) -> Result<Reply, String> {
-    let told = match &reply {
-        Reply::Begin(begin) => match &begin.state {
-            State::Follows { claim, .. } => Some(claim.timeline),
-            State::Unavailable(_) => None,
-        },
-        _ => None,
-    };
-    match (told, home.now()) {
-        (Some(told), Some(server)) if home.guarded() && told != server.timeline => {
-            Err("the leader's stream is of another server".to_owned())
-        }
-        _ => Ok(reply),
     }
 }
 
@@ -404,30 +340,5 @@ impl Sink for Telling {
             None if begins => taken.forget(),
             _ => taken.take(trace),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_who_leads_reads_the_slot() {
-        let role = |here, leader| {
-            let leadership = Leadership {
-                here,
-                leader,
-                ..Leadership::default()
-            };
-            Role::of(leadership, 1)
-        };
-        assert_eq!(role(true, Some(1)), Role::Leads);
-        assert_eq!(role(false, Some(2)), Role::Hears(2));
-        assert_eq!(
-            role(false, Some(1)),
-            Role::Waits,
-            "elected, not yet leading"
-        );
-        assert_eq!(role(false, None), Role::Waits);
     }
 }

@@ -136,7 +136,7 @@ impl Upkeep {
             if let Err(error) = self.tidy_slots().await {
                 tracing::debug!(%error, "slots of nodes that are gone stay for now");
             }
-            if let Err(error) = self.grid.load_bases().await {
+            if let Err(error) = self.grid.load_bases(&self.keeper.catalog()).await {
                 tracing::debug!(%error, "rows below pending changes are not loaded yet");
             }
             tokio::select! {
@@ -243,10 +243,10 @@ impl Upkeep {
         if !leading.is_some_and(|member| member.leadership().borrow().here) {
             return Ok(());
         }
-        let slot = &self.config.slot;
         let client = self.store.client().await?;
-        let keep = BTreeSet::from([slot.clone()]);
-        let left = slots::drop_others(&client, slot, &keep).await?;
+        let given = self.config.slot.as_deref();
+        let keep = BTreeSet::from([slots::name(&client, given).await?]);
+        let left = slots::drop_others(&client, given.unwrap_or(slots::OWN_NAME), &keep).await?;
         for slot in left.dropped {
             tracing::info!(slot, "a replication slot of a single node was dropped");
         }

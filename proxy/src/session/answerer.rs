@@ -2,14 +2,17 @@
 //! knows nothing and lets everything pass, is the other.
 
 use super::Route;
+pub use super::given::Given;
 pub use super::snapshots::Snapshot;
 use crate::eval::{CommandTag, Formats, Params};
 use crate::plan::{LocalPlan, PassPlan, Plan, ReadPlan, Reason, SessionFacts, WritePlan};
-use crate::registry::SessionId;
+use crate::registry::{Registered, SessionId};
 use bytes::BytesMut;
 use ripen_cachestore::backends::BackendPid;
-use ripen_cachestore::catalog::Epoch;
+use ripen_cachestore::catalog::{Epoch, Sequence};
+use ripen_cachestore::flush::redo::Redo;
 use ripen_cachestore::home::Server;
+use ripen_grid::grid::transaction::Patience;
 use ripen_pg::ids::TypeOid;
 use ripen_pg::sqlstate::ErrorFields;
 use ripen_pg::value::Settings;
@@ -61,12 +64,28 @@ pub struct Asker<'a> {
     pub route: &'a Route,
     /// Where its transaction in Postgres runs, if that is known.
     pub backend: Option<BackendPid>,
+    /// What it was given from sequences here.
+    pub given: &'a Given,
+    /// How long its statements wait for rows that others have locked.
+    pub patience: Patience,
+    /// The session, to whom cancel requests come.
+    pub me: &'a Registered,
+}
+
+impl Asker<'_> {
+    /// Awaits something that a cancel request may interrupt; `None` then. For futures that may be dropped.
+    pub async fn unless_cancelled<T>(&self, future: impl Future<Output = T>) -> Option<T> {
+        super::forward::unless_cancelled(self.me, future).await
+    }
 }
 
 /// See the module. None of the futures may be assumed to have done nothing when dropped, except those of `read`.
 pub trait Answerer: Send + Sync + 'static {
     /// What a session's transaction in Postgres holds here. Its default holds nothing.
     type Holds: Default + Send;
+
+    /// What a transaction block has done that Postgres knows nothing of. Its default has done nothing; dropping it undoes everything.
+    type Block: Default + Send + Sync;
 
     /// Whether sessions should find out their settings and plan at all.
     fn plans(&self) -> bool;
@@ -137,6 +156,118 @@ pub trait Answerer: Send + Sync + 'static {
         out: &mut BytesMut,
     ) -> impl Future<Output = Result<CommandTag, Refusal>> + Send;
 
+    /// The next value of a sequence, given to the session. `None`: Postgres is to draw it.
+    fn next_value(
+        &self,
+        _: Asker<'_>,
+        _: &Arc<Sequence>,
+    ) -> impl Future<Output = Option<i64>> + Send {
+        std::future::ready(None)
+    }
+
+    /// Whether blocks that write are kept here.
+    fn keeps_blocks(&self) -> bool {
+        false
+    }
+
+    /// A block begins.
+    fn begin(&self) -> Self::Block {
+        Self::Block::default()
+    }
+
+    /// Whether the block has done something that Postgres would have to be told.
+    fn has_done(&self, _: &Self::Block) -> bool {
+        false
+    }
+
+    /// [`Answerer::read`] in a block, which sees its own writes; rows that the statement locks stay locked. May be dropped.
+    fn read_in(
+        &self,
+        asker: Asker<'_>,
+        _: &mut Self::Block,
+        plan: &ReadPlan,
+        params: &Params<'_>,
+        formats: Formats<'_>,
+        out: &mut BytesMut,
+    ) -> impl Future<Output = Result<u64, Refusal>> + Send {
+        async move {
+            match plan.lock {
+                None => self.read(asker, plan, params, formats, out).await,
+                Some(_) => Err(Refusal::PassThrough(Reason::new("row-locks", "locks rows"))),
+            }
+        }
+    }
+
+    /// Carries out a write in a block, for whose COMMIT it waits. May be dropped.
+    fn write_in(
+        &self,
+        _: Asker<'_>,
+        _: &mut Self::Block,
+        _: &WritePlan,
+        _: &Params<'_>,
+        _: Formats<'_>,
+        _: &mut BytesMut,
+    ) -> impl Future<Output = Result<CommandTag, Refusal>> + Send {
+        let reason = Reason::new("transaction", "is part of a transaction");
+        std::future::ready(Err(Refusal::PassThrough(reason)))
+    }
+
+    /// SAVEPOINT, RELEASE, ROLLBACK TO. False: nothing was done, Postgres is to do it. May be dropped.
+    fn savepoint(
+        &self,
+        _: &mut Self::Block,
+        _: &LocalPlan,
+    ) -> impl Future<Output = Result<bool, Refusal>> + Send {
+        std::future::ready(Ok(false))
+    }
+
+    /// Ends a block; what it has written is durable when this returns. After [`Refusal::PassThrough`] it stands as before, after [`Refusal::Error`] it is over.
+    fn commit(
+        &self,
+        _: Asker<'_>,
+        _: &mut Self::Block,
+    ) -> impl Future<Output = Result<(), Refusal>> + Send {
+        std::future::ready(Ok(()))
+    }
+
+    /// ROLLBACK: the block is about to be dropped, and the rows that it has locked are to be free before its client is told. Waits for a moment only.
+    fn roll_back(&self, _: &mut Self::Block) -> impl Future<Output = ()> + Send {
+        std::future::ready(())
+    }
+
+    /// A statement of the block has failed: what nobody can come back to is undone.
+    fn fail(&self, block: &mut Self::Block) {
+        *block = Self::Block::default();
+    }
+
+    /// Resolves when somebody in Postgres wants rows that the block has locked. Cancel safe.
+    fn nudged(&self, _: &Self::Block) -> impl Future<Output = ()> + Send {
+        std::future::pending()
+    }
+
+    /// Gives what the block has locked to the database, as [`Answerer::enter`] does, and says what is to be done again there. The block is dropped when that
+    /// is done. May be dropped.
+    ///
+    /// # Errors
+    /// The block cannot go on; what it has done is to be forgotten.
+    fn promote(
+        &self,
+        _: Asker<'_>,
+        _: &mut Self::Block,
+        _: &mut Self::Holds,
+        _: &Reason,
+    ) -> impl Future<Output = Result<Vec<Redo>, ErrorFields>> + Send {
+        std::future::ready(Ok(Vec::new()))
+    }
+
+    /// Postgres has done again what the block has done, and has its own locks: those that it had here end. Waits for a moment only.
+    ///
+    /// # Errors
+    /// They had ended before, and others may have been at the rows: what was done again must not stay.
+    fn moved(&self, _: &mut Self::Block) -> impl Future<Output = Result<(), ErrorFields>> + Send {
+        std::future::ready(Ok(()))
+    }
+
     /// Brings everything acknowledged to Postgres, before a snapshot is taken there that will be kept.
     fn catch_up(&self) -> impl Future<Output = Result<(), ErrorFields>> + Send;
 
@@ -176,6 +307,7 @@ pub struct Transparent;
 
 impl Answerer for Transparent {
     type Holds = ();
+    type Block = ();
 
     fn plans(&self) -> bool {
         false

@@ -103,6 +103,7 @@ impl<A: Answerer> Session<A> {
 
     fn detached(&mut self) {
         self.names.detach();
+        self.anchored = false;
         self.me.set_upstream_key(None);
     }
 
@@ -134,6 +135,9 @@ impl<A: Answerer> Session<A> {
             let reopening = upstream::reopen(&self.front, &self.identity);
             self.io.while_waiting(reopening).await
         };
+        if reopened.is_err() && self.implicit_here() {
+            self.end_here();
+        }
         match reopened {
             Ok(reopened) => {
                 self.attached(reopened);
@@ -143,7 +147,8 @@ impl<A: Answerer> Session<A> {
             }
             Err(error) if self.tx == Tx::Idle && self.identity.secret != Secret::Unrepeatable => {
                 let error = ErrorFields::error(error.state(), error.message());
-                self.refuse(&error.hint("Retry the statement later.")).await
+                let error = error.hint("Retry the statement later.");
+                Ok(self.refuse_here(&error).await)
             }
             Err(error) => {
                 let error = ErrorFields::fatal(error.state(), error.message());

@@ -77,7 +77,11 @@ impl<A: Answerer> Session<A> {
             return Ok(());
         }
         let plan = forward::passing(&slot.planned.plan);
-        if !self.go_upstream().await? || !self.secure_analysis(&plan).await? {
+        if !self.go_upstream(&plan.reason).await? {
+            return Ok(());
+        }
+        self.recall_ahead(&plan).await?;
+        if !self.secure_analysis(&plan).await? {
             return Ok(());
         }
         let before = match self.names.statement(&name).cloned() {
@@ -135,15 +139,19 @@ impl<A: Answerer> Session<A> {
             return Ok(());
         }
         // Its plan's snapshot is taken by Bind, not by Execute.
-        if !self.go_upstream().await?
-            || !self
-                .secure(&forward::passing(plan), Some(&bound.params()))
-                .await?
+        self.forgive(plan);
+        let passing = forward::passing(plan);
+        if !self.go_upstream(&passing.reason).await?
+            || !self.secure(&passing, Some(&bound.params())).await?
         {
             return Ok(());
         }
         // Postgres must know the portal whose name is used twice.
         if taken && !self.ensure_portal(bind.portal).await? {
+            return Ok(());
+        }
+        if !slot.upstream && self.may_bind_in_vain(plan) {
+            self.bind_in_vain(portal_name);
             return Ok(());
         }
         self.ensure_statement(bind.statement);
@@ -169,7 +177,7 @@ impl<A: Answerer> Session<A> {
     /// passes for the moment when it is executed if nothing comes in between.
     async fn stays_here(&mut self, plan: &Plan, bind: &Bind<'_>) -> Result<bool, End> {
         match plan {
-            Plan::Read(_) | Plan::Write(_) => {
+            Plan::Read(_) | Plan::Write(_) | Plan::Local(LocalPlan::Sequence(_)) => {
                 Ok(bind.portal.is_empty() && self.execute_is_next().await?)
             }
             Plan::Local(_) | Plan::PassThrough(_) => Ok(true),
@@ -185,7 +193,7 @@ impl<A: Answerer> Session<A> {
         let (params, settings) = (bound.params(), &self.known.settings);
         match plan {
             Plan::Read(read) => read.keys(&params, settings).is_ok(),
-            Plan::Write(write) => write.keys(&params, settings).is_ok(),
+            Plan::Write(write) => write.fits(&params, settings),
             Plan::Local(_) | Plan::PassThrough(_) => true,
         }
     }
@@ -193,7 +201,7 @@ impl<A: Answerer> Session<A> {
     /// Binds a statement that is not known here.
     async fn bind_unknown(&mut self, frame: &Bytes, bind: Bind<'_>) -> Result<(), End> {
         let bound = Bound::new(&bind);
-        if !self.go_upstream().await?
+        if !self.go_upstream(&forward::UNKNOWN.reason).await?
             || !self
                 .secure(&forward::UNKNOWN, Some(&bound.params()))
                 .await?
@@ -273,7 +281,7 @@ impl<A: Answerer> Session<A> {
         if self.skipping {
             return Ok(());
         }
-        if !self.go_upstream().await? {
+        if !self.go_upstream(&forward::UNKNOWN.reason).await? {
             return Ok(());
         }
         match target {
@@ -366,7 +374,12 @@ impl<A: Answerer> Session<A> {
             Answer::Done => PortalState::Done,
             Answer::More(rows) => PortalState::Suspended(rows),
             Answer::Error(error) => return self.refuse(&error).await.map(|_| ()),
-            Answer::Pass(_) => return self.execute_upstream(frame, execute.portal).await,
+            Answer::Pass(plan) => {
+                if !self.go_upstream(&plan.reason).await? {
+                    return Ok(());
+                }
+                return self.execute_upstream(frame, execute.portal).await;
+            }
         };
         if let Some(portal) = self.names.portal_mut(execute.portal) {
             portal.state = state;
@@ -382,25 +395,37 @@ impl<A: Answerer> Session<A> {
         let (params, formats) = (bound.params(), bound.result_formats());
         Ok(match &portal.planned.plan {
             Plan::Read(read) => self.answer_read(read, &params, formats, false, limit).await,
+            // Without RETURNING no limit stops it: JDBC always names one.
             Plan::Write(write)
-                if limit == 0 && self.may_write_here() && self.sync_is_next().await? =>
+                if (limit == 0 || write.returning.is_none())
+                    && self.may_write_here()
+                    && (self.in_block()
+                        || self.sync_is_next().await?
+                        || self.begin_implicitly()) =>
             {
                 self.answer_write(write, &params, formats, false).await
             }
             Plan::Local(own @ (LocalPlan::Show(_) | LocalPlan::Call(_))) => {
                 self.answer_own(own, false).await
             }
-            Plan::Local(transaction)
-                if self.answer_transaction(transaction, &portal.statement.sql) =>
-            {
-                Answer::Done
+            Plan::Local(LocalPlan::Sequence(sequence)) => {
+                let answer = self.answer_sequence(sequence, formats, false, limit);
+                answer.await
+            }
+            Plan::Local(transaction) => {
+                self.answer_transaction(transaction, &portal.statement.sql)
+                    .await
             }
             _ => pass(),
         })
     }
 
     async fn execute_upstream(&mut self, frame: &Bytes, name: &[u8]) -> Result<(), End> {
-        if !self.go_upstream().await? || !self.ensure_portal(name).await? {
+        let why = match self.names.portal(name) {
+            Some(portal) => forward::passing(&portal.planned.plan),
+            None => forward::UNKNOWN.clone(),
+        };
+        if !self.go_upstream(&why.reason).await? || !self.ensure_portal(name).await? {
             return Ok(());
         }
         let Some(portal) = self.names.portal(name) else {
@@ -470,7 +495,7 @@ impl<A: Answerer> Session<A> {
             backend::close_complete(&mut self.io.client.output);
             return Ok(());
         }
-        if !self.go_upstream().await? {
+        if !self.come_upstream(&forward::UNKNOWN.reason).await? {
             return Ok(());
         }
         self.forward(frame, expect);
@@ -479,7 +504,9 @@ impl<A: Answerer> Session<A> {
 
     /// A Sync message.
     pub(super) async fn sync(&mut self, frame: &Bytes) -> Result<(), End> {
-        if self.segment == Segment::Here {
+        let here = self.segment == Segment::Here
+            && (!self.implicit || Box::pin(self.sync_implicit()).await?);
+        if here {
             self.skipping = false;
             if self.tx == Tx::Idle {
                 self.names.clear_portals();

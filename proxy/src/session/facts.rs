@@ -1,18 +1,22 @@
 //! What is known of the session's state in Postgres, found out by a query of the session's own. Unknown means: nothing is answered here.
 
 use super::answerer::{Answerer, Planned};
+use super::given::Given;
 use super::{End, Segment, Session, Tx};
 use crate::limits;
 use crate::login::Secret;
 use crate::plan::{Effects, Isolation, SessionFacts};
+use crate::relay::OwnAnswer;
 use crate::relay::expect::Expect;
 use ripen_cachestore::catalog::Epoch;
+use ripen_grid::grid::transaction::Patience;
 use ripen_pg::ids::TypeOid;
 use ripen_pg::value::Settings;
 use ripen_pg::wire::frontend;
 use ripen_pg::wire::startup::Startup;
 use std::hash::BuildHasher;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// See the module.
 #[derive(Debug)]
@@ -32,8 +36,12 @@ pub(crate) struct Known {
     pub(crate) default_isolation: Option<Isolation>,
     /// Whether transactions that do not say are READ WRITE.
     pub(crate) writes_allowed: bool,
+    /// How long its statements wait for rows.
+    pub(crate) patience: Patience,
     /// Whether a block may begin here: nothing watches how long it stays idle, and it is READ COMMITTED.
     pub(crate) may_begin_here: bool,
+    /// What it was given from sequences here.
+    pub(crate) given: Given,
 }
 
 impl Default for Known {
@@ -47,7 +55,9 @@ impl Default for Known {
             settings: Settings::default(),
             default_isolation: None,
             writes_allowed: false,
+            patience: Patience::default(),
             may_begin_here: false,
+            given: Given::default(),
         }
     }
 }
@@ -89,7 +99,9 @@ const PROBE: &str = "SELECT current_user::pg_catalog.text, \
     pg_catalog.current_setting('backslash_quote'), \
     pg_catalog.current_setting('array_nulls'), \
     pg_catalog.current_setting('xmlbinary'), \
-    pg_catalog.pg_is_in_recovery()::pg_catalog.text";
+    pg_catalog.pg_is_in_recovery()::pg_catalog.text, \
+    pg_catalog.current_setting('lock_timeout'), \
+    pg_catalog.current_setting('statement_timeout')";
 
 impl Known {
     /// The facts, for planning. While they may have changed, none.
@@ -184,11 +196,17 @@ impl Known {
             _ => Isolation::Serializable,
         });
         let read_only = next() != "off";
-        let watched = next() != "0" || !matches!(next(), "" | "0");
+        // Both are read in any case: each has its column.
+        let (idle_timeout, transaction_timeout) = (next(), next());
+        let watched = idle_timeout != "0" || !matches!(transaction_timeout, "" | "0");
         plain &= next() == "safe_encoding";
         plain &= next() == "on";
         plain &= next() == "base64";
         let recovery = next() != "false";
+        self.patience = Patience {
+            lock: timeout(next()),
+            statement: timeout(next()),
+        };
         self.writes_allowed = !read_only && !recovery;
         self.may_begin_here = self.is_committed() && self.writes_allowed && !watched;
         self.facts = SessionFacts {
@@ -204,6 +222,22 @@ impl Known {
         self.version += 1;
         self.stale = false;
     }
+}
+
+/// A time as SHOW prints it; `None`: it does not count. One that is not understood is short, so that nobody waits too long.
+fn timeout(shown: &str) -> Option<Duration> {
+    let digits = shown.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = shown.split_at(digits);
+    let unit_ms = match unit {
+        "" | "ms" => 1,
+        "s" => 1_000,
+        "min" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => return Some(Duration::from_millis(1)),
+    };
+    let ms = number.parse::<u64>().unwrap_or(0).saturating_mul(unit_ms);
+    (ms > 0).then(|| Duration::from_millis(ms))
 }
 
 fn digest(row: &[Option<String>]) -> u64 {
@@ -258,6 +292,11 @@ impl<A: Answerer> Session<A> {
     pub(super) async fn ask(&mut self, sql: &str) -> Result<Option<Vec<Option<String>>>, End> {
         frontend::query(self.upstream(), sql.as_bytes());
         self.relay.awaited.push(Expect::Own);
+        Ok(self.own_answer().await?.row)
+    }
+
+    /// Waits for the answer to the session's own query, which was the last that was sent.
+    pub(super) async fn own_answer(&mut self) -> Result<OwnAnswer, End> {
         self.wants_own = true;
         let answer = loop {
             if let Some(answer) = self.own.take() {
@@ -266,7 +305,9 @@ impl<A: Answerer> Session<A> {
             self.wait_upstream().await?;
         };
         self.wants_own = false;
-        Ok(answer.row)
+        // A simple query has ended it.
+        self.names.not_upstream(b"");
+        Ok(answer)
     }
 
     /// A connection was opened in the place of another. Should the settings that it begins with be others (ALTER ROLE … SET), then what was planned by

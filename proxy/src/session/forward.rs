@@ -6,7 +6,7 @@ use super::io::Io;
 use super::snapshots::{self, Snapshot};
 use super::{End, Route, Segment, Session, Tx};
 use crate::eval::{Formats, Params};
-use crate::plan::{PassPlan, Plan, Reason};
+use crate::plan::{PassPlan, Plan, Reason, TxControl};
 use crate::portals::{Portal, PortalState, Statement};
 use crate::registry::Registered;
 use crate::relay::Relay;
@@ -89,6 +89,14 @@ pub(super) fn passing(plan: &Plan) -> Arc<PassPlan> {
     }
 }
 
+/// What a client is told that asks its backend for values which were not drawn there.
+fn drawn_here() -> ErrorFields {
+    let message = "the session's last values of sequences are not known to Postgres";
+    ErrorFields::error(SqlState::FEATURE_NOT_SUPPORTED, message)
+        .detail("They were given by Ripen, to inserts that are queued. They can be made known to Postgres only where the role owns the sequences, nobody has them locked, and the session has inserted nothing in Postgres since.")
+        .hint("Let INSERT … RETURNING return the value.")
+}
+
 impl<A: Answerer> Session<A> {
     /// What is to be written to Postgres.
     pub(super) fn upstream(&mut self) -> &mut BytesMut {
@@ -99,17 +107,25 @@ impl<A: Answerer> Session<A> {
     }
 
     /// From now on the pipeline goes to Postgres, and so does the transaction that had begun here.
-    /// False: there is no connection to be had, and the client's message is refused.
-    pub(super) async fn go_upstream(&mut self) -> Result<bool, End> {
+    /// False: there is no connection to be had, or the transaction cannot go there, and the client's message is refused.
+    /// `why`: for whoever counts transactions that have moved there.
+    pub(super) async fn go_upstream(&mut self, why: &Reason) -> Result<bool, End> {
+        if !self.come_upstream(why).await? {
+            return Ok(false);
+        }
+        match self.doomed.take() {
+            Some(error) => Ok(self.refuse_upstream(error)),
+            None => Ok(true),
+        }
+    }
+
+    /// The same for a message that Postgres never refuses, so that clients do not look whether it has: a transaction that cannot go there fails with the next one.
+    pub(super) async fn come_upstream(&mut self, why: &Reason) -> Result<bool, End> {
         if !self.attach().await? {
             return Ok(false);
         }
-        if let Tx::Here(begin) = &self.tx {
-            let begin = begin.clone();
-            frontend::query(self.upstream(), &begin);
-            self.relay.awaited.push(Expect::Own);
-            self.tx = Tx::Upstream(b'T');
-            self.snapshots.begun();
+        if let Err(error) = self.move_upstream(why).await? {
+            self.doomed = Some(error);
         }
         if self.segment == Segment::Here {
             self.segment = Segment::Upstream;
@@ -130,6 +146,7 @@ impl<A: Answerer> Session<A> {
         if !self.at_home().await? {
             return Ok(false);
         }
+        let text: &PassPlan = plan;
         let plan = if self.unsure { &*UNKNOWN } else { plan };
         self.known.note(&plan.effects);
         self.pinned |= super::attach::pins(plan);
@@ -157,6 +174,9 @@ impl<A: Answerer> Session<A> {
                 return self.refuse(&error).await;
             }
             self.still_at_home()?;
+        }
+        if !self.may_ask(text).await? {
+            return self.refuse(&drawn_here()).await;
         }
         self.may_wait |= plan.may_wait();
         self.snapshots.told(plan);
@@ -200,33 +220,53 @@ impl<A: Answerer> Session<A> {
 
     /// Postgres is about to be told to carry out what was secured.
     pub(super) fn executed(&mut self, plan: &PassPlan) {
+        let control =
+            |control: &TxControl| !matches!(control, TxControl::Savepoint | TxControl::RollbackTo);
+        // What the client begins or ends itself does not end with its pipeline.
+        self.implicit &= !plan.effects.transaction.iter().any(control);
         self.snapshots
             .executed(&self.tx, plan, self.known.default_isolation);
     }
 
     /// Secures everything, for a message that nobody has read.
     pub(super) async fn secure_unknown(&mut self) -> Result<bool, End> {
-        Ok(self.go_upstream().await? && self.secure(&UNKNOWN, None).await?)
+        Ok(self.go_upstream(&UNKNOWN.reason).await? && self.secure(&UNKNOWN, None).await?)
     }
 
     /// Fails the statement at hand with this error, in Postgres, too, if anything there must fail with it. Always false.
     pub(super) async fn refuse(&mut self, error: &ErrorFields) -> Result<bool, End> {
+        if self.implicit_here() {
+            self.end_here();
+        }
         if matches!(self.tx, Tx::Idle)
             && !self.relay.awaited.begun()
             && self.segment != Segment::Sent
         {
-            self.release(Outcome::RolledBack).await;
-            backend::error_response(&mut self.io.client.output, error);
-            self.segment = Segment::Here;
-            self.skipping = true;
-            return Ok(false);
+            return Ok(self.refuse_here(error).await);
+        }
+        if matches!(self.tx, Tx::Here(_)) {
+            self.front.answerer.fail(&mut self.block);
+            if !self.go_upstream(&FAILED).await? {
+                return Ok(false);
+            }
         }
         if self.segment == Segment::Here {
             self.segment = Segment::Upstream;
         }
-        let mut frame = BytesMut::new();
-        backend::error_response(&mut frame, error);
-        let error = frame.freeze();
+        Ok(self.refuse_upstream(error_frame(error)))
+    }
+
+    /// Fails what only this side knows of. Always false.
+    pub(super) async fn refuse_here(&mut self, error: &ErrorFields) -> bool {
+        self.release(Outcome::RolledBack).await;
+        backend::error_response(&mut self.io.client.output, error);
+        self.segment = Segment::Here;
+        self.skipping = true;
+        false
+    }
+
+    /// Fails what Postgres is at, with an ErrorResponse in the place of its own. Always false.
+    pub(super) fn refuse_upstream(&mut self, error: Bytes) -> bool {
         frontend::parse(
             self.upstream(),
             b"ripen_refused",
@@ -234,7 +274,7 @@ impl<A: Answerer> Session<A> {
             std::iter::empty(),
         );
         self.relay.awaited.push(Expect::Refused { error });
-        Ok(false)
+        false
     }
 
     /// Forwards an extended message whose answer is awaited.
@@ -253,9 +293,8 @@ impl<A: Answerer> Session<A> {
             }
             None if name.is_empty() && self.names.stale_unnamed() => {
                 frontend::close(self.upstream(), Target::Statement(b""));
-                let name = Bytes::new();
                 self.relay.awaited.push(Expect::CloseStatement {
-                    name,
+                    name: Bytes::new(),
                     before: None,
                     quiet: true,
                 });
@@ -464,6 +503,17 @@ impl<A: Answerer> Session<A> {
         }
         Ok(())
     }
+}
+
+/// Why a block moves to Postgres that has failed here: its end is said there.
+static FAILED: LazyLock<Reason> =
+    LazyLock::new(|| Reason::new("failed", "a statement of the transaction has failed"));
+
+/// A whole ErrorResponse.
+pub(super) fn error_frame(error: &ErrorFields) -> Bytes {
+    let mut frame = BytesMut::new();
+    backend::error_response(&mut frame, error);
+    frame.freeze()
 }
 
 /// Awaits what the answerer does for a statement, while both connections go on. An error if it is cancelled.

@@ -4,7 +4,7 @@
 use super::Session;
 use super::answerer::{Answerer, Planned};
 use crate::eval::{Formats, Params};
-use crate::plan::{PassPlan, Plan, StatementKind};
+use crate::plan::{PassPlan, Plan, SequenceUse, StatementKind};
 use crate::template::Template;
 use smallvec::SmallVec;
 use std::borrow::Cow;
@@ -75,7 +75,10 @@ fn is_plain(pass: &PassPlan) -> bool {
         StatementKind::Update,
         StatementKind::Delete,
     ];
-    kinds.contains(&pass.kind) && pass.widened.is_none()
+    // A sequence is named by a literal.
+    let speaks_of_sequences =
+        pass.effects.session_locks || pass.effects.sequences == SequenceUse::Asks;
+    kinds.contains(&pass.kind) && pass.widened.is_none() && !speaks_of_sequences
 }
 
 impl<A: Answerer> Session<A> {

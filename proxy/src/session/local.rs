@@ -6,14 +6,14 @@ use super::forward::{cancelled, unless_cancelled};
 use super::{Route, Session, Tx};
 use crate::eval::{Field, Formats, Params};
 use crate::plan::{
-    Effects, Isolation, LocalPlan, PassPlan, Plan, ReadPlan, Reason, ScopeTemplate, StatementKind,
-    TxControl, WritePlan,
+    Effects, LocalPlan, PassPlan, Plan, ReadPlan, Reason, ScopeTemplate, SequenceAsk, SequencePlan,
+    StatementKind, TxControl, WritePlan,
 };
 use bytes::{BufMut, Bytes, BytesMut};
 use ripen_cachestore::catalog::Epoch;
 use ripen_pg::ids::TableOid;
 use ripen_pg::sqlstate::{self, ErrorFields, SqlState};
-use ripen_pg::wire::backend::{self, FieldDescription};
+use ripen_pg::wire::backend::{self, DataRow, FieldDescription};
 use std::fmt::Write;
 use std::sync::Arc;
 
@@ -43,6 +43,7 @@ pub(super) fn fields(plan: &Plan) -> Option<&[Field]> {
     match plan {
         Plan::Read(read) => Some(&read.fields),
         Plan::Write(write) => write.returning.as_deref(),
+        Plan::Local(LocalPlan::Sequence(sequence)) => Some(std::slice::from_ref(&sequence.field)),
         Plan::Local(_) | Plan::PassThrough(_) => None,
     }
 }
@@ -77,11 +78,18 @@ pub(super) fn aborted(routine: &'static str) -> ErrorFields {
 
 /// What Postgres is told when one of our plans is relayed all the same.
 pub(super) fn passing(local: &LocalPlan) -> Arc<PassPlan> {
+    if let LocalPlan::Sequence(sequence) = local {
+        return asking(sequence);
+    }
     let transaction = match local {
         LocalPlan::Begin { modes, .. } => vec![TxControl::Begin(*modes)],
         LocalPlan::Commit { chain } => vec![TxControl::Commit { chain: *chain }],
         LocalPlan::Rollback { chain } => vec![TxControl::Rollback { chain: *chain }],
-        LocalPlan::Empty | LocalPlan::Show(_) | LocalPlan::Call(_) => Vec::new(),
+        LocalPlan::Savepoint(_) | LocalPlan::Release(_) => vec![TxControl::Savepoint],
+        LocalPlan::RollbackTo(_) => vec![TxControl::RollbackTo],
+        LocalPlan::Empty | LocalPlan::Show(_) | LocalPlan::Call(_) | LocalPlan::Sequence(_) => {
+            Vec::new()
+        }
     };
     Arc::new(PassPlan {
         reads: ScopeTemplate::Nothing,
@@ -92,6 +100,23 @@ pub(super) fn passing(local: &LocalPlan) -> Arc<PassPlan> {
         },
         reason: Reason::new("transaction", "the transaction is in Postgres"),
         kind: StatementKind::Transaction,
+        widened: None,
+        epoch: Epoch::default(),
+    })
+}
+
+/// The same of a question for a value of a sequence.
+fn asking(sequence: &SequencePlan) -> Arc<PassPlan> {
+    Arc::new(PassPlan {
+        reads: ScopeTemplate::Nothing,
+        writes: ScopeTemplate::Nothing,
+        effects: Effects {
+            session_locks: true,
+            sequences: sequence.ask.sequence_use(),
+            ..Effects::default()
+        },
+        reason: Reason::new("sequence", "the session's values of it are Postgres's"),
+        kind: StatementKind::Select,
         widened: None,
         epoch: Epoch::default(),
     })
@@ -130,6 +155,10 @@ pub(super) fn put_tag(out: &mut BytesMut, tag: impl std::fmt::Display) {
     out[start + 1..start + 5].copy_from_slice(&length.to_be_bytes());
 }
 
+pub(super) fn begin_tag(start: bool) -> &'static str {
+    if start { "START TRANSACTION" } else { "BEGIN" }
+}
+
 /// Moves the first `limit` DataRows from `rows` to `out`; gives their number.
 fn move_rows(rows: &mut Bytes, out: &mut BytesMut, limit: usize) -> usize {
     let (mut count, mut end) = (0, 0);
@@ -152,6 +181,13 @@ impl<A: Answerer> Session<A> {
         describe: bool,
         limit: usize,
     ) -> Answer {
+        if self.in_block() {
+            let params = (params, formats);
+            return self.answer_read_in(plan, params, describe, limit).await;
+        }
+        if plan.lock.is_some() {
+            return Answer::Pass(Arc::clone(&plan.fallback));
+        }
         self.route = Route::Read;
         let asker = super::asker(&self.me, &self.known, &self.route);
         let out = &mut self.io.client.output;
@@ -186,6 +222,10 @@ impl<A: Answerer> Session<A> {
         formats: Formats<'_>,
         describe: bool,
     ) -> Answer {
+        if self.in_block() {
+            let params = (params, formats);
+            return self.answer_write_in(plan, params, describe).await;
+        }
         self.route = Route::Write;
         let asker = super::asker(&self.me, &self.known, &self.route);
         let out = &mut self.io.client.output;
@@ -210,6 +250,41 @@ impl<A: Answerer> Session<A> {
         }
     }
 
+    /// Answers a lone question for a value of a sequence.
+    pub(super) async fn answer_sequence(
+        &mut self,
+        plan: &SequencePlan,
+        formats: Formats<'_>,
+        describe: bool,
+        limit: usize,
+    ) -> Answer {
+        let asker = super::asker(&self.me, &self.known, &self.route);
+        let value = match &plan.ask {
+            SequenceAsk::Current(sequence) => self.known.given.value(Some(*sequence)),
+            SequenceAsk::Last => self.known.given.value(None),
+            SequenceAsk::Next(sequence) if self.known.writes_allowed => {
+                self.front.answerer.next_value(asker, sequence).await
+            }
+            SequenceAsk::Next(_) => None,
+        };
+        let Some(value) = value else {
+            return Answer::Pass(asking(plan));
+        };
+        let out = &mut self.io.client.output;
+        if describe {
+            put_row_description(out, Some(std::slice::from_ref(&plan.field)), formats);
+        }
+        let mut row = BytesMut::new();
+        let mut data = DataRow::begin(&mut row, 1);
+        match formats.get(0) {
+            1 => data.put_value(&value.to_be_bytes()),
+            _ => data.put_value(value.to_string().as_bytes()),
+        }
+        data.finish();
+        self.route = Route::Read;
+        answer_rows(row.freeze(), out, limit)
+    }
+
     /// Answers one of our own statements, with its RowDescription if `describe`.
     pub(super) async fn answer_own(&mut self, plan: &LocalPlan, describe: bool) -> Answer {
         let asker = super::asker(&self.me, &self.known, &self.route);
@@ -229,43 +304,59 @@ impl<A: Answerer> Session<A> {
         }
     }
 
-    /// Begins or ends a transaction that Postgres need not know of. False: it needs to.
-    pub(super) fn answer_transaction(&mut self, plan: &LocalPlan, sql: &Bytes) -> bool {
+    /// Begins or ends a transaction that Postgres need not know of, or a part of one.
+    pub(super) async fn answer_transaction(&mut self, plan: &LocalPlan, sql: &Bytes) -> Answer {
+        let pass = || Answer::Pass(passing(plan));
+        if let Some(answer) = self.control_implicit(plan) {
+            return answer;
+        }
         let tag = match (plan, &self.tx) {
-            (LocalPlan::Begin { modes, start }, Tx::Idle)
-                if self.known.may_begin_here && !self.known.stale =>
-            {
-                let committed = matches!(modes.isolation, None | Some(Isolation::ReadCommitted));
-                if !committed
-                    || modes.read_only.is_some()
-                    || modes.deferrable.is_some()
-                    || modes.other
-                {
-                    return false;
+            (LocalPlan::Begin { modes, start }, Tx::Idle) => {
+                if !modes.is_read_committed() || !self.begin_here(sql) {
+                    return pass();
                 }
-                self.tx = Tx::Here(Bytes::copy_from_slice(sql));
-                if *start { "START TRANSACTION" } else { "BEGIN" }
+                begin_tag(*start)
             }
             (LocalPlan::Commit { chain: false }, Tx::Here(_)) => {
-                self.end_here();
+                if let Some(answer) = self.commit_here(plan).await {
+                    return answer;
+                }
                 "COMMIT"
             }
             (LocalPlan::Rollback { chain: false }, Tx::Here(_)) => {
-                self.end_here();
+                self.roll_back_here().await;
                 "ROLLBACK"
             }
-            _ => return false,
+            (
+                LocalPlan::Savepoint(_) | LocalPlan::Release(_) | LocalPlan::RollbackTo(_),
+                Tx::Here(_),
+            ) => {
+                if let Some(answer) = self.savepoint_here(plan).await {
+                    return answer;
+                }
+                match plan {
+                    LocalPlan::Savepoint(_) => "SAVEPOINT",
+                    LocalPlan::Release(_) => "RELEASE",
+                    _ => "ROLLBACK",
+                }
+            }
+            _ => return pass(),
         };
         put_tag(&mut self.io.client.output, tag);
-        true
+        Answer::Done
     }
 
-    fn end_here(&mut self) {
-        self.tx = Tx::Idle;
-        self.names.clear_portals();
+    /// Begins a block by these words. False: a transaction that begins now is Postgres's.
+    pub(super) fn begin_here(&mut self, sql: &[u8]) -> bool {
+        let may = self.known.may_begin_here && !self.known.stale;
+        if may {
+            self.tx = Tx::Here(Bytes::copy_from_slice(sql));
+            self.block = self.front.answerer.begin();
+        }
+        may
     }
 
-    fn refused(&mut self, refusal: Refusal, fallback: &Arc<PassPlan>) -> Answer {
+    pub(super) fn refused(&mut self, refusal: Refusal, fallback: &Arc<PassPlan>) -> Answer {
         match refusal {
             Refusal::PassThrough(reason) => {
                 let pass = PassPlan {
@@ -273,10 +364,6 @@ impl<A: Answerer> Session<A> {
                     ..PassPlan::clone(fallback)
                 };
                 Answer::Pass(Arc::new(pass))
-            }
-            // In a transaction block an error changes more than this statement: Postgres is to say it.
-            Refusal::Error(_) if matches!(self.tx, Tx::Here(_)) => {
-                Answer::Pass(Arc::clone(fallback))
             }
             Refusal::Error(error) => Answer::Error(error),
         }

@@ -14,12 +14,20 @@ use std::sync::Arc;
 impl<A: Answerer> Session<A> {
     /// A Query message.
     pub(super) async fn query(&mut self, frame: &Bytes, sql: &[u8]) -> Result<(), End> {
-        if !self.front.answerer.plans() {
+        // In the middle of a pipeline it ends what the pipeline has begun.
+        if !self.front.answerer.plans() || self.implicit_here() {
             return self.pass_query(frame, &forward::UNKNOWN, None).await;
         }
         self.refresh().await?;
         let sql = frame.slice_ref(sql);
         let (planned, literals) = self.plan_query(&sql);
+        self.forgive(&planned.plan);
+        if let Plan::PassThrough(pass) = &planned.plan
+            && let Some(parts) = self.parts(pass, &sql)
+        {
+            // Apart: it is large, and rare.
+            return Box::pin(self.query_parts(&sql, &parts)).await;
+        }
         let values = literals.values();
         let params = literals::params(&values);
         let answer = match &planned.plan {
@@ -47,14 +55,22 @@ impl<A: Answerer> Session<A> {
         }
     }
 
-    async fn answer_query(&mut self, plan: &Plan, params: &Params<'_>, sql: &Bytes) -> Answer {
+    pub(super) async fn answer_query(
+        &mut self,
+        plan: &Plan,
+        params: &Params<'_>,
+        sql: &Bytes,
+    ) -> Answer {
         let formats = Formats::default();
         match plan {
             Plan::Read(read) => self.answer_read(read, params, formats, true, 0).await,
             Plan::Write(write) if self.may_write_here() => {
                 self.answer_write(write, params, formats, true).await
             }
-            Plan::Local(local) if self.answer_transaction(local, sql) => Answer::Done,
+            Plan::Local(LocalPlan::Sequence(sequence)) => {
+                self.answer_sequence(sequence, formats, true, 0).await
+            }
+            Plan::Local(local) => self.answer_transaction(local, sql).await,
             plan => Answer::Pass(forward::passing(plan)),
         }
     }
@@ -67,13 +83,13 @@ impl<A: Answerer> Session<A> {
             && self.front.answerer.plans()
     }
 
-    /// Whether a write may be queued.
+    /// Whether a write may be queued, or kept for the COMMIT of a block that began here.
     pub(super) fn may_write_here(&self) -> bool {
-        self.tx == Tx::Idle && self.known.writes_allowed
+        !matches!(self.tx, Tx::Upstream(_)) && self.known.writes_allowed
     }
 
     /// Ends a query answered here. It has ended the unnamed statement and portal, as it does in Postgres.
-    fn end_query(&mut self) {
+    pub(super) fn end_query(&mut self) {
         self.names.remove(b"", false);
         self.names.remove_portal(b"");
         if self.tx == Tx::Idle {
@@ -82,13 +98,13 @@ impl<A: Answerer> Session<A> {
         self.put_ready();
     }
 
-    async fn pass_query(
+    pub(super) async fn pass_query(
         &mut self,
         frame: &Bytes,
         plan: &Arc<PassPlan>,
         params: Option<&Params<'_>>,
     ) -> Result<(), End> {
-        if !self.go_upstream().await? || !self.secure(plan, params).await? {
+        if !self.go_upstream(&plan.reason).await? || !self.secure(plan, params).await? {
             return self.end_refused(b'Q');
         }
         self.executed(plan);
@@ -102,6 +118,7 @@ impl<A: Answerer> Session<A> {
 
     /// SQL that speaks of prepared statements finds those that lived here, and may end them or make new ones.
     pub(super) fn before_names(&mut self, plan: &PassPlan) {
+        self.anchored &= plan.effects.prepares.is_empty() && !plan.effects.code;
         for name in &plan.effects.prepares {
             if name.is_empty() {
                 self.ensure_all_statements();

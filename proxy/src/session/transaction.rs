@@ -37,11 +37,15 @@ impl<A: Answerer> Session<A> {
     /// Postgres is ready for the next pipeline: ends what ended there, then tells the client.
     pub(super) async fn transaction_status(&mut self, status: u8) {
         self.snapshots.ready(status);
+        if self.commit_upstream(status) {
+            return;
+        }
         if let Some(parking) = &mut self.parking {
             parking.used();
         }
         if status == b'I' {
             self.tx = Tx::Idle;
+            self.doomed = None;
             self.names.clear_portals();
             self.release(Outcome::Committed).await;
         } else {

@@ -120,6 +120,7 @@ pub fn remembering_with(
 
 impl Answerer for Memory {
     type Holds = Vec<String>;
+    type Block = ();
 
     fn plans(&self) -> bool {
         true

@@ -8,8 +8,8 @@
 //! ```
 
 use ripen_cachestore::catalog::{
-    Catalog, Check, Collation, Column, Function, Grants, Namespace, NamespaceOid, Relation, Role,
-    RoleOid, TypeDef, TypeKind, Volatility,
+    Catalog, Check, Collation, Column, ForeignKey, Function, Grants, Namespace, NamespaceOid,
+    Relation, Role, RoleOid, Sequence, TypeDef, TypeKind, Volatility,
 };
 use ripen_pg::ids::{TableOid, TypeOid};
 use ripen_proxy::plan::{Mode, SessionFacts};
@@ -48,12 +48,19 @@ const BUILTIN_FUNCTIONS: &[&str] = &[
     "abs",
     "count",
     "sum",
+    "avg",
+    "min",
+    "max",
     "now",
     "lower",
     "upper",
     "length",
     "round",
+    "currval",
+    "gen_random_uuid",
+    "lastval",
     "nextval",
+    "setval",
     "set_config",
     "pg_sleep",
     "random",
@@ -196,6 +203,7 @@ impl Builder {
         match word {
             "table" => self.relation('r', rest),
             "view" => self.relation('v', rest),
+            "sequence" => self.sequence(rest),
             "partitioned" => self.relation('p', rest),
             "enum" => {
                 let (name, labels) = rest.split_once(' ').unwrap();
@@ -220,6 +228,7 @@ impl Builder {
             "fact" => self.fact(rest),
             "catalog" => match rest {
                 "event_triggers" => self.catalog.event_triggers = true,
+                "asks_sequences" => self.catalog.asks_sequences = true,
                 "untrusted_operators" => self.catalog.untrusted_operators = true,
                 operator => drop(self.catalog.foreign_operators.insert(operator.to_owned())),
             },
@@ -277,6 +286,33 @@ impl Builder {
         }
     }
 
+    /// `name`, then `mode=wb`, `cyclic`, `private` (only the superuser may draw from it or ask for it).
+    fn sequence(&mut self, text: &str) {
+        let (name, options) = text.split_once(' ').unwrap_or((text, ""));
+        let mode = if options.contains("mode=wb") {
+            "mode=wb"
+        } else {
+            ""
+        };
+        self.relation('S', &format!("{name} | last_value int8 | {mode}"));
+        let mut roles: BTreeSet<RoleOid> = [SUPERUSER].into();
+        if !options.contains("private") {
+            roles.insert(APP);
+        }
+        let sequence = Sequence {
+            oid: self.oid(name),
+            storage: 1,
+            version: "1".to_owned(),
+            increment: 1,
+            limit: i64::MAX,
+            plain: !options.contains("cyclic"),
+            draw: roles.clone(),
+            ask: roles,
+        };
+        let sequences = &mut self.catalog.sequences;
+        sequences.insert(sequence.oid, Arc::new(sequence));
+    }
+
     fn relation(&mut self, kind: char, text: &str) {
         let parts: Vec<&str> = text.split('|').map(str::trim).collect();
         let (schema, name) = parts[0].split_once('.').unwrap_or(("public", parts[0]));
@@ -299,11 +335,14 @@ impl Builder {
             width: columns.len(),
             columns,
             primary_key: Vec::new(),
+            primary_key_name: format!("{name}_pkey"),
             checks: Vec::new(),
             unique_columns: BTreeSet::new(),
             indexed_columns: BTreeSet::new(),
+            indexes: BTreeSet::new(),
             expression_columns: BTreeSet::new(),
             replica_identity: 'd',
+            foreign_keys: Vec::new(),
             foreign_key_columns: BTreeSet::new(),
             referenced_columns: BTreeSet::new(),
             parents: BTreeSet::new(),
@@ -338,7 +377,6 @@ impl Builder {
         }
         if relation.primary_key.is_empty() {
             relation.read_obstacles.push("no primary key");
-            relation.write_obstacles.push("no primary key");
         }
         self.catalog
             .names
@@ -369,7 +407,15 @@ impl Builder {
             } else {
                 '\0'
             },
-            identity: if rest.contains("identity") { 'd' } else { '\0' },
+            identity: match () {
+                () if rest.contains("identity_always") => 'a',
+                () if rest.contains("identity") => 'd',
+                () => '\0',
+            },
+            sequence: rest
+                .split(' ')
+                .find_map(|word| word.strip_prefix("sequence="))
+                .map(|name| self.oid(name)),
             grants: match rest.contains("guest") {
                 true => Grants {
                     select: [GUEST].into(),
@@ -389,7 +435,11 @@ impl Builder {
                 .collect()
         };
         match name {
-            "pk" => relation.primary_key = positions(value),
+            "pk" => {
+                relation.primary_key = positions(value);
+                relation.indexes.insert(relation.primary_key.clone());
+            }
+            "index" => drop(relation.indexes.insert(positions(value))),
             "mode" => {
                 let mode = match value {
                     "off" => Mode::Off,
@@ -408,10 +458,17 @@ impl Builder {
                 relation.deferred.insert(relation.oid);
             }
             "refers_to_itself_by" => {
-                relation.foreign_key_columns.extend(positions(value));
+                let columns = positions(value);
+                relation.foreign_key_columns.extend(&columns);
                 relation.referenced_columns.extend(&relation.primary_key);
                 relation.parents.insert(relation.oid);
                 relation.children.insert(relation.oid);
+                relation.foreign_keys.push(ForeignKey {
+                    columns,
+                    parent: relation.oid,
+                    referenced: relation.primary_key.clone(),
+                    simple: true,
+                });
             }
             "reads" => {
                 for other in value.split(',') {
@@ -451,7 +508,14 @@ impl Builder {
         relation.foreign_key_columns.insert(position);
         relation.parents.insert(parent);
         let parent = self.relations.get_mut(&parent).unwrap();
+        let child = position;
         let position = parent.column_named(referenced).unwrap().position;
+        relation.foreign_keys.push(ForeignKey {
+            columns: vec![child],
+            parent: parent.oid,
+            referenced: vec![position],
+            simple: true,
+        });
         parent.referenced_columns.insert(position);
         parent.children.insert(relation.oid);
         parent.write_closure.insert(relation.oid);

@@ -41,6 +41,7 @@ pub enum Kind {
     Timestamptz,
     Interval,
     Uuid,
+    Jsonb,
 }
 
 pub const KINDS: &[Kind] = &[
@@ -58,6 +59,7 @@ pub const KINDS: &[Kind] = &[
     Kind::Timestamptz,
     Kind::Interval,
     Kind::Uuid,
+    Kind::Jsonb,
 ];
 
 impl Kind {
@@ -78,6 +80,7 @@ impl Kind {
             Kind::Timestamptz => &["tz"],
             Kind::Interval => &["iv"],
             Kind::Uuid => &["u"],
+            Kind::Jsonb => &["js"],
         }
     }
 
@@ -97,6 +100,7 @@ impl Kind {
             Kind::Timestamptz => "timestamptz",
             Kind::Interval => "interval",
             Kind::Uuid => "uuid",
+            Kind::Jsonb => "jsonb",
         }
     }
 
@@ -157,6 +161,15 @@ impl Kind {
                 "00000000-0000-0000-0000-000000000000",
                 "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11",
                 "A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11",
+            ],
+            Kind::Jsonb => &[
+                r#"{"a":1,"bb":{"a":[]}}"#,
+                r#"{"bb": "x", "a": null}"#,
+                r#"["a", 1.50, {"a": true}]"#,
+                r#""a""#,
+                "7",
+                "{}",
+                "{a}",
             ],
         }
     }
@@ -263,7 +276,11 @@ fn own(random: &mut Random, kind: Kind, depth: usize) -> String {
                 }
             }
         }
-        Kind::Text | Kind::Varchar | Kind::Bpchar => match random.below(6) {
+        Kind::Text | Kind::Varchar | Kind::Bpchar => match random.below(7) {
+            5 => {
+                let key = *random.pick(&["'a'", "'bb'", "'x'", "0", "-1"]);
+                format!("({} ->> {key})", of(random, Kind::Jsonb))
+            }
             0 => format!("upper({})", of(random, Kind::Text)),
             1 => format!("lower({})", of(random, Kind::Varchar)),
             2 => format!(
@@ -309,6 +326,22 @@ fn own(random: &mut Random, kind: Kind, depth: usize) -> String {
             _ => format!("({} + {})", of(random, kind), of(random, kind)),
         },
         Kind::Uuid => leaf(random, kind),
+        Kind::Jsonb => {
+            let key = *random.pick(&["'a'", "'bb'", "'x'", "0", "-1"]);
+            match random.below(5) {
+                0 => format!("({} -> {key})", of(random, kind)),
+                1 => format!("({} - {key})", of(random, kind)),
+                2 => {
+                    let path = random.pick(&["{a}", "{bb,a}", "{x}", "{x,a}"]);
+                    format!(
+                        "jsonb_set({}, '{path}', {})",
+                        of(random, kind),
+                        of(random, kind)
+                    )
+                }
+                _ => format!("({} || {})", of(random, kind), of(random, kind)),
+            }
+        }
     }
 }
 
@@ -316,6 +349,10 @@ fn own(random: &mut Random, kind: Kind, depth: usize) -> String {
 pub fn condition(random: &mut Random, depth: usize) -> String {
     let kind = *random.pick(KINDS);
     let of = |random: &mut Random, kind| expression(random, kind, depth);
+    if random.below(30) == 0 {
+        let key = *random.pick(&["a", "bb", "x"]);
+        return format!("({} ? '{key}')", of(random, Kind::Jsonb));
+    }
     match random.below(12) {
         0 => format!(
             "({} AND {})",

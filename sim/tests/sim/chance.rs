@@ -24,6 +24,11 @@ impl Chance {
         mix(self.0)
     }
 
+    /// Any.
+    pub fn number(&mut self) -> u64 {
+        self.next()
+    }
+
     /// A stream of its own.
     pub fn fork(&mut self) -> Chance {
         Chance(self.next())

@@ -3,15 +3,15 @@
 use crate::chance::Chance;
 use crate::data::{OUR_ROWS, Row, SHARED_ROWS, catalog, name, one_more, ours, shared};
 use crate::mistake::Mistake;
-use crate::postgres::Fate;
 use crate::record::Way;
 use bytes::Bytes;
 use ripen_cachestore::catalog::{Catalog, Epoch};
 use ripen_cachestore::change::codec::{Reader, put_bytes, put_many, put_u32};
 use ripen_cachestore::change::{Change, CommitGroup, RowChange, RowId};
-use ripen_grid::desk::Answer;
+use ripen_cachestore::home::Server;
+use ripen_grid::desk::{Answer, Asked};
 use ripen_grid::grid::{Grid, GridError, Hold, Holder};
-use ripen_grid::log::RequestId;
+use ripen_grid::limits::CATCH_UP_WAIT;
 use ripen_grid::rows::{Found, Read};
 use ripen_grid::scope::Scope;
 use ripen_pg::ids::TableOid;
@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::sync::LazyLock;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 pub struct Client {
     pub name: String,
@@ -30,8 +30,14 @@ pub struct Client {
     pub chance: Chance,
 }
 
+/// How long a session waits until its connection leads to the system of record: as for a barrier.
+const AT_HOME_WAIT: Duration = Duration::from_secs(5);
+
+/// How often it says meanwhile that it does not.
+const HOME_NUDGE: Duration = Duration::from_millis(500);
+
 /// Of all nodes, for ever: nobody changes tables here.
-static CATALOG: LazyLock<Catalog> = LazyLock::new(|| catalog(Epoch(1)));
+pub static CATALOG: LazyLock<Catalog> = LazyLock::new(|| catalog(Epoch(1)));
 
 /// What a client asks the leader for.
 struct Words {
@@ -42,7 +48,19 @@ struct Words {
 
 const DONE: Bytes = Bytes::from_static(&[1]);
 /// Postgres must do it.
-const PASSED: Bytes = Bytes::from_static(&[2]);
+pub const PASSED: Bytes = Bytes::from_static(&[2]);
+
+/// Words for a write of that number to a row.
+pub fn words(write: u32, row: RowId) -> Bytes {
+    let (write, rows) = (Some(write), vec![row]);
+    Words { write, rows }.encode()
+}
+
+/// Words for an increment of a row.
+pub fn adding(row: RowId) -> Bytes {
+    let (write, rows) = (None, vec![row]);
+    Words { write, rows }.encode()
+}
 
 impl Words {
     fn encode(&self) -> Bytes {
@@ -107,12 +125,12 @@ impl Words {
 }
 
 /// Where the log is led: carries a write out.
-pub async fn carry_out(grid: &Grid, id: RequestId, below: u64, words: &[u8]) -> Answer {
+pub async fn carry_out(grid: &Grid, asked: Asked, words: &[u8]) -> Answer {
     let words = Words::decode(words);
     if !words.rows.iter().all(|row| grid.feed.serves(row.table)) {
         return Answer::Done(PASSED);
     }
-    let decided = grid.write_once(id, below, &CATALOG, &words.rows, |images| {
+    let decided = grid.write_once(asked, &CATALOG, &words.rows, |images| {
         words
             .decide(images)
             .map(|group| (Some(group), DONE))
@@ -143,7 +161,11 @@ impl Client {
             if self.way.world.quiet.load(Ordering::Relaxed) {
                 continue;
             }
-            let kind = self.chance.below(100);
+            let mut kind = self.chance.below(100);
+            if (88..94).contains(&kind) && self.way.world.pg.lock().is_frozen() {
+                // It would have to wait for the standby: then there would be little that flushes could be alone in.
+                kind = 0;
+            }
             let what = match kind {
                 0..35 => "a write",
                 35..50 => "an increment",
@@ -323,7 +345,15 @@ impl Client {
                 return None;
             }
             if !self.grid.is_sure() && !self.way.world.makes(Mistake::NoLease) {
-                return None;
+                if !self.grid.until_sure().await {
+                    return None;
+                }
+                continue;
+            }
+            if self.grid.feed.behind() {
+                let caught_up = self.grid.feed.until_caught_up();
+                tokio::time::timeout(CATCH_UP_WAIT, caught_up).await.ok()?;
+                continue;
             }
             let unknown = match self.try_read(rows).await? {
                 Ok(seen) => {
@@ -381,21 +411,48 @@ impl Client {
     /// A statement that passes through.
     async fn look(&mut self, rows: Vec<RowId>) {
         let begun = self.way.world.history.lock().moment();
-        let careless = self.way.world.makes(Mistake::NoBarrier);
-        let seen = match careless {
-            true => self.way.look(&rows).await.ok(),
-            false => match self.grid.barrier(&Scope::rows(rows.clone())).await {
-                Ok(()) => self.way.look(&rows).await.ok(),
-                Err(_) => None,
-            },
-        };
-        let Some(seen) = seen else {
+        let Some(seen) = self.look_through(&rows).await else {
             self.way.world.history.lock().counts.failed_reads += 1;
             self.trace(format_args!("cannot read"));
             return;
         };
         self.way.world.history.lock().counts.postgres_reads += 1;
         self.note("postgres", &rows, seen, begun);
+    }
+
+    async fn look_through(&self, rows: &[RowId]) -> Option<Vec<Option<Row>>> {
+        let connection = Connection::open(&self.way).await?;
+        if !self.at_home(&connection).await {
+            return None;
+        }
+        if !self.way.world.makes(Mistake::NoBarrier) {
+            let barrier = self.grid.barrier(&Scope::rows(rows.to_vec())).await;
+            barrier.ok()?;
+        }
+        match self.is_home(&connection) {
+            true => self.way.look(connection.life, rows).await.ok(),
+            false => None,
+        }
+    }
+
+    fn is_home(&self, connection: &Connection) -> bool {
+        let careless = self.way.world.makes(Mistake::StrangeSession);
+        careless || self.way.home.is(Some(connection.server))
+    }
+
+    /// As `Engine::wait_home` of the proxy: before that, the statement could see an older past than was acknowledged.
+    async fn at_home(&self, connection: &Connection) -> bool {
+        let home = &self.way.home;
+        let deadline = Instant::now() + AT_HOME_WAIT;
+        let mut named = home.watch();
+        while !self.is_home(connection) {
+            if home.was(connection.server) || Instant::now() >= deadline {
+                return false;
+            }
+            home.doubt();
+            let _ = tokio::time::timeout(HOME_NUDGE, named.changed()).await;
+        }
+        true
     }
 
     async fn write_direct(&mut self) {
@@ -408,10 +465,12 @@ impl Client {
     async fn direct(&mut self, id: u32, rows: Vec<RowId>) {
         self.trace(format_args!("passes {id} through"));
         let world = self.way.world.clone();
-        if self.way.trip().await.is_err() {
+        let Some(connection) = Connection::open(&self.way).await else {
+            return self.unknown(id);
+        };
+        if !self.at_home(&connection).await {
             return self.unknown(id);
         }
-        let connection = Connection::new(&self.way);
         let holder = Holder {
             backend: Some(connection.backend),
             ..Holder::default()
@@ -425,6 +484,11 @@ impl Client {
                 }
                 Err(_) => return self.unknown(id),
             }
+        }
+        if !self.is_home(&connection) {
+            hold.into_iter()
+                .for_each(|hold| self.grid.release(hold, false));
+            return self.unknown(id);
         }
         // Who goes away now leaves a session behind that ends what it has begun.
         let session = self.session();
@@ -448,7 +512,7 @@ impl Client {
         connection: Connection,
     ) {
         let world = self.way.world.clone();
-        let Ok(open) = self.way.begin().await else {
+        let Ok(open) = self.way.begin_on(connection.life).await else {
             hold.into_iter()
                 .for_each(|hold| self.grid.release(hold, false));
             return self.unknown(id);
@@ -474,8 +538,8 @@ impl Client {
             // It may still be carried out: until that is known, nobody else has the rows.
             loop {
                 sleep(Duration::from_millis(5)).await;
-                let fate = world.pg.lock().fate(xid);
-                if self.way.reachable() && !matches!(fate, Fate::Running | Fate::Committed) {
+                let under_way = world.pg.lock().is_under_way(connection.life, xid);
+                if self.way.reachable() && !under_way {
                     break;
                 }
             }
@@ -506,14 +570,21 @@ fn told(answer: &Bytes) -> Told {
 struct Connection {
     way: Way,
     backend: i32,
+    /// Of the server: the connection ends with it.
+    life: u64,
+    server: Server,
 }
 
 impl Connection {
-    fn new(way: &Way) -> Connection {
-        Connection {
+    async fn open(way: &Way) -> Option<Connection> {
+        way.trip().await.ok()?;
+        let mut pg = way.world.pg.lock();
+        Some(Connection {
             way: way.clone(),
-            backend: way.world.pg.lock().connect(),
-        }
+            backend: pg.connect(),
+            life: pg.life,
+            server: pg.server,
+        })
     }
 }
 

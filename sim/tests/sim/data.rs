@@ -6,9 +6,11 @@ use ripen_cachestore::catalog::{
     Catalog, Collation, Column, Epoch, Grants, NamespaceOid, Relation, RoleOid,
 };
 use ripen_cachestore::change::{Change, Increment, RowId};
+use ripen_hotcache::shape::ShapeStamp;
 use ripen_pg::ids::{TableOid, TypeOid};
 use ripen_pg::key::Key;
 use ripen_pg::tuple::{Datum, Tuple};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 pub const INT8: TypeOid = TypeOid(20);
@@ -119,6 +121,21 @@ pub fn one_more() -> Vec<Increment> {
     }]
 }
 
+/// What the bytes of these rows mean, of each of their tables.
+pub fn row_shapes<'a>(
+    catalog: &Catalog,
+    rows: impl Iterator<Item = &'a RowId>,
+) -> Vec<(TableOid, ShapeStamp)> {
+    let tables: BTreeSet<TableOid> = rows.map(|row| row.table).collect();
+    let stamp = |table: TableOid| {
+        Some((
+            table,
+            ShapeStamp::of(catalog, catalog.relations.get(&table)?),
+        ))
+    };
+    tables.into_iter().filter_map(stamp).collect()
+}
+
 pub fn catalog(epoch: Epoch) -> Catalog {
     let relations = [(OURS, "ours"), (SHARED, "shared")];
     Catalog {
@@ -143,6 +160,7 @@ fn relation(oid: TableOid, name: &str) -> Relation {
         default: None,
         generated: '\0',
         identity: '\0',
+        sequence: None,
         grants: Grants::default(),
     };
     Relation {
@@ -160,11 +178,14 @@ fn relation(oid: TableOid, name: &str) -> Relation {
         ],
         width: 3,
         primary_key: vec![0],
+        primary_key_name: "t_pkey".to_owned(),
         checks: Vec::new(),
         unique_columns: Default::default(),
         indexed_columns: Default::default(),
+        indexes: Default::default(),
         expression_columns: Default::default(),
         replica_identity: 'd',
+        foreign_keys: Vec::new(),
         foreign_key_columns: Default::default(),
         referenced_columns: Default::default(),
         parents: Default::default(),

@@ -44,8 +44,14 @@ pub enum Fault {
     NoPostgres { node: u64, for_ms: u64 },
     /// Whoever flushes next is hit between the last statement and COMMIT.
     Trap { hit: Hit },
+    /// The standby of Postgres gets nothing for so long, and nothing is lost.
+    Lag { for_ms: u64 },
+    /// The standby of Postgres gets nothing for so long, then takes its place after so long.
+    FailOver { lag_ms: u64, down_ms: u64 },
     /// A node comes to the cluster.
     Join,
+    /// A node is asked to leave the cluster for good. Where few are left, another one comes.
+    Leave { node: u64 },
     /// A disk is lost for good, and a new node takes its machine's place.
     LoseDisk { node: u64, down_ms: u64 },
 }
@@ -65,12 +71,55 @@ pub enum Hit {
     },
 }
 
+impl Fault {
+    /// The same for the nodes that there are now: those that are named may have gone.
+    pub fn among(mut self, nodes: &[u64]) -> Fault {
+        let there = |node: &mut u64| *node = nodes[(*node as usize - 1) % nodes.len()];
+        match &mut self {
+            Fault::Kill { node, .. }
+            | Fault::PowerLoss { node, .. }
+            | Fault::Stop { node, .. }
+            | Fault::Isolate { node, .. }
+            | Fault::SlowDisk { node, .. }
+            | Fault::FullDisk { node, .. }
+            | Fault::Flip { node, .. }
+            | Fault::Clock { node, .. }
+            | Fault::NoPostgres { node, .. }
+            | Fault::Leave { node }
+            | Fault::LoseDisk { node, .. } => there(node),
+            Fault::Cut { from, to, .. } | Fault::Slow { from, to, .. } => {
+                there(from);
+                there(to);
+            }
+            Fault::Blackout { .. }
+            | Fault::Lossy { .. }
+            | Fault::Outage { .. }
+            | Fault::Lag { .. }
+            | Fault::FailOver { .. }
+            | Fault::Trap { .. }
+            | Fault::Join => {}
+        }
+        self
+    }
+}
+
 /// All of a run, in order of time.
-pub fn plan(chance: &mut Chance, nodes: u64, begin_ms: u64, end_ms: u64) -> Vec<(u64, Fault)> {
+pub fn plan(
+    chance: &mut Chance,
+    nodes: u64,
+    begin_ms: u64,
+    end_ms: u64,
+    fails_over: bool,
+) -> Vec<(u64, Fault)> {
+    let kinds = if fails_over {
+        KINDS + FAIL_OVERS
+    } else {
+        KINDS
+    };
     let mut planned = Vec::new();
     let mut at = begin_ms;
     // Some runs are rough in one way, some in all.
-    let favourite = chance.below(KINDS);
+    let favourite = chance.below(kinds);
     let often = chance.pick(&[150, 300, 600]);
     let mut lost_disks = 0;
     loop {
@@ -80,7 +129,7 @@ pub fn plan(chance: &mut Chance, nodes: u64, begin_ms: u64, end_ms: u64) -> Vec<
         }
         let kind = match chance.one_in(3) {
             true => favourite,
-            false => chance.below(KINDS),
+            false => chance.below(kinds),
         };
         let fault = draw(chance, kind, nodes);
         let loses = matches!(fault, Fault::LoseDisk { .. } | Fault::Flip { .. });
@@ -93,6 +142,9 @@ pub fn plan(chance: &mut Chance, nodes: u64, begin_ms: u64, end_ms: u64) -> Vec<
 }
 
 const KINDS: u64 = 24;
+
+/// As many more, where Postgres has a standby.
+const FAIL_OVERS: u64 = 6;
 
 fn draw(chance: &mut Chance, kind: u64, nodes: u64) -> Fault {
     let node = 1 + chance.below(nodes);
@@ -133,7 +185,7 @@ fn draw(chance: &mut Chance, kind: u64, nodes: u64) -> Fault {
         },
         16 | 17 => Fault::Outage { for_ms },
         18 => Fault::NoPostgres { node, for_ms },
-        19..23 => Fault::Trap {
+        19..=22 => Fault::Trap {
             hit: match chance.below(3) {
                 0 => Hit::Stop {
                     for_ms: chance.pick(&[300, 800, 1200, 2000]),
@@ -144,8 +196,14 @@ fn draw(chance: &mut Chance, kind: u64, nodes: u64) -> Fault {
                 },
             },
         },
-        _ => match chance.below(3) {
+        24 => Fault::Lag { for_ms },
+        25.. => Fault::FailOver {
+            lag_ms: chance.pick(&[0, 50, 200, 400, 800]),
+            down_ms: chance.pick(&[1, 50, 300, 1000]),
+        },
+        _ => match chance.below(5) {
             0 => Fault::Join,
+            1 | 2 => Fault::Leave { node },
             _ => Fault::LoseDisk { node, down_ms },
         },
     }

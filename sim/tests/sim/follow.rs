@@ -1,55 +1,76 @@
-//! What a process does beside the grid, as the proxy does it: follows the WAL, writes marks into it, looks how late it is, gives back what the dead held. Of the proxy's own
+//! What a process does beside the grid, as the proxy does it: takes what the stream tells, writes marks into it, looks how late it is, gives back what the dead held. Of the proxy's own
 //! code nothing runs here.
 
 use crate::chance::Chance;
-use crate::data::all_rows;
+use crate::data::{all_rows, catalog};
 use crate::mistake::Mistake;
 use crate::node::TABLES;
-use crate::postgres::{Commit, Entry};
 use crate::record::Way;
+use parking_lot::Mutex;
 use ripen_cachestore::StoreError;
+use ripen_cachestore::catalog::Epoch;
 use ripen_grid::change::RowId;
 use ripen_grid::feed::Served;
 use ripen_grid::grid::Grid;
 use ripen_grid::limits::LOG_POLL;
 use ripen_grid::log::{HeldScope, RequestId};
-use ripen_grid::rows::WalChange;
+use ripen_grid::rows::{Found, WalChange};
+use ripen_hotcache::{Event, Outcome, Transaction};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 /// How late memory may be before reads pass it by.
 pub const STALENESS_MS: u64 = 2000;
 
-/// Follows the WAL for as long as the process lives.
-pub async fn follow(way: Way, grid: Arc<Grid>, mut chance: Chance) {
-    let begun = Instant::now();
-    let now_ms = || begun.elapsed().as_millis() as u64;
-    // Where in the WAL it is.
-    let mut place: Option<usize> = None;
-    loop {
-        if way.trip().await.is_err() {
-            sleep(Duration::from_millis(20)).await;
-            continue;
+/// Postgres's `systemid`.
+pub const SYSTEM: u64 = 1;
+
+/// As `Follower` of the proxy: what an event in Postgres's WAL means for memory.
+pub async fn take(way: &Way, grid: &Grid, event: Event, chance: &Mutex<Chance>) {
+    if let Event::Transaction(transaction) = &event {
+        if way.world.makes(Mistake::LossyStream) && chance.lock().one_in(10) {
+            return;
         }
-        let mut at = match place {
-            // It may tell again what it told before.
-            Some(at) => at.saturating_sub(chance.below(4) as usize),
-            None => {
-                let (position, end) = {
-                    let pg = way.world.pg.lock();
-                    (pg.position(), pg.wal.len())
-                };
-                grid.feed.restart_at(position);
-                grid.stream_lost();
-                end
+        let hasty = way.world.makes(Mistake::HastyStream);
+        if let Some(seq) = transaction.own_flush.filter(|_| !hasty) {
+            while !grid.queues[0].schedule.knows(seq.seq, transaction.xid) {
+                sleep(LOG_POLL).await;
             }
-        };
-        grid.feed.set_live(true, now_ms());
-        tell(&way, &grid, &mut at, &mut chance).await;
-        place = Some(at);
-        grid.feed.set_live(false, now_ms());
+        }
+    }
+    let feed = &grid.feed;
+    match event {
+        Event::Connected {
+            resumed,
+            same_history,
+            system_id,
+            timeline,
+            position,
+        } => {
+            // While this changes, no other node's rows are comparable to ours.
+            feed.set_history(None);
+            if !same_history {
+                grid.history_lost();
+            }
+            if !resumed && !way.world.makes(Mistake::KeptMemory) {
+                feed.restart_at(position);
+                grid.stream_lost();
+            }
+            feed.set_history(Some((system_id, timeline)));
+            feed.set_live(true, way.now_ms());
+        }
+        Event::Disconnected { .. } => feed.set_live(false, way.now_ms()),
+        Event::Transaction(told) => transaction(way, grid, told),
+        Event::Mark { id, position } => {
+            feed.pass(position);
+            grid.marks.passed(id);
+        }
+        Event::Position(position) => feed.pass(position),
+        Event::Unavailable(_) | Event::Withdrawn { .. } => {
+            unreachable!("nobody changes anything in Postgres")
+        }
     }
 }
 
@@ -66,17 +87,14 @@ pub async fn serve(way: Way, grid: Arc<Grid>) {
 /// Tables are followed when every transaction has ended that ran when the stream stood.
 async fn serve_now(way: &Way, grid: &Grid) {
     let beginnings = grid.feed.beginnings();
+    let life = way.world.pg.lock().life;
     let before: Vec<u64> = {
         let pg = way.world.pg.lock();
         let committing = pg.commits().filter(|commit| !commit.visible);
         let committing = committing.map(|commit| commit.xid.0);
         pg.running.keys().copied().chain(committing).collect()
     };
-    use crate::postgres::Fate;
-    let runs = |xid: &u64| {
-        let fate = way.world.pg.lock().fate(*xid);
-        matches!(fate, Fate::Running | Fate::Committed)
-    };
+    let runs = |xid: &u64| way.world.pg.lock().is_under_way(life, *xid);
     while before.iter().any(runs) {
         sleep(Duration::from_millis(5)).await;
     }
@@ -87,66 +105,31 @@ async fn serve_now(way: &Way, grid: &Grid) {
     grid.feed.serve(served, beginnings);
 }
 
-/// Tells what the WAL has, until the connection is lost.
-async fn tell(way: &Way, grid: &Grid, at: &mut usize, chance: &mut Chance) {
-    loop {
-        if !way.reachable() {
-            return;
-        }
-        let entry = way.world.pg.lock().wal.get(*at).cloned();
-        let Some(entry) = entry else {
-            sleep(Duration::from_millis(2)).await;
-            continue;
-        };
-        let late = chance.pick(&[0, 0, 0, 1, 3, 40]);
-        sleep(Duration::from_millis(late)).await;
-        match &entry {
-            Entry::Commit(commit) => {
-                if way.world.makes(Mistake::LossyStream) && chance.one_in(10) {
-                    *at += 1;
-                    continue;
-                }
-                let hasty = way.world.makes(Mistake::HastyStream);
-                if let Some(seq) = commit.flush.filter(|_| !hasty) {
-                    while !grid.schedule.knows(seq, commit.xid.low()) {
-                        sleep(LOG_POLL).await;
-                    }
-                }
-                transaction(way, grid, commit);
-            }
-            Entry::Mark(id, lsn) => {
-                grid.feed.pass(*lsn);
-                grid.marks.passed(*id);
-            }
-        }
-        *at += 1;
-    }
-}
-
 /// As `Follower::transaction` of the proxy.
-fn transaction(way: &Way, grid: &Grid, commit: &Commit) {
-    let xid = commit.xid.low();
-    if let Some(seq) = commit.flush {
-        let carried = grid.schedule.confirm(seq);
-        grid.rows.confirm(seq, xid, commit.lsn, &carried);
-    } else {
-        let deaf = way.world.makes(Mistake::DeafLoads);
-        let known = |row: &RowId| {
-            let known = |found: ripen_grid::rows::Found<'_>| {
-                !matches!(found, ripen_grid::rows::Found::Unknown)
-            };
-            grid.rows.read_one(row, || false, known).unwrap_or(true)
-        };
-        let told = commit.written.iter().filter(|(row, _)| !deaf || known(row));
-        let changes: Vec<WalChange> = told
-            .map(|(row, new)| WalChange {
-                row: row.clone(),
-                image: Some(new.tuple(row)),
-            })
-            .collect();
-        grid.rows.wal_transaction(xid, commit.lsn, &changes);
+fn transaction(way: &Way, grid: &Grid, told: Transaction) {
+    let (xid, commit) = (told.xid, told.commit);
+    grid.rows.begin_told(commit);
+    if let Some(seq) = told.own_flush.map(|flush| flush.seq) {
+        let carried = grid.queues[0].schedule.confirm(seq);
+        grid.rows.confirm(seq, xid, commit, &carried);
     }
-    grid.feed.pass(commit.lsn);
+    let deaf = way.world.makes(Mistake::DeafLoads);
+    let known = |row: &RowId| {
+        let known = |found: Found<'_>| !matches!(found, Found::Unknown);
+        grid.rows.read_one(row, || false, known).unwrap_or(true)
+    };
+    let changes = told.rows.into_iter().filter_map(|told| match told.outcome {
+        Outcome::Put(image) if !deaf || known(&told.row) => Some(WalChange {
+            row: told.row,
+            image: Some(image),
+        }),
+        _ => None,
+    });
+    let changes: Vec<WalChange> = changes.collect();
+    if !changes.is_empty() {
+        grid.rows.wal_transaction(xid, commit, &changes);
+    }
+    grid.feed.pass(commit);
 }
 
 /// Writes marks into the WAL when somebody waits for one.
@@ -167,21 +150,20 @@ pub async fn mark(way: Way, grid: Arc<Grid>) {
 
 /// Looks how far Postgres is, and how far the stream.
 pub async fn sample(way: Way, grid: Arc<Grid>) {
-    let begun = Instant::now();
     loop {
         sleep(Duration::from_millis(250)).await;
-        let asked_ms = begun.elapsed().as_millis() as u64;
+        let asked_ms = way.now_ms();
         if way.trip().await.is_ok() {
             let position = way.world.pg.lock().position();
             grid.feed.sample(asked_ms, position);
         }
-        let now_ms = begun.elapsed().as_millis() as u64;
-        grid.feed.judge(now_ms, STALENESS_MS);
+        grid.feed.judge(way.now_ms(), STALENESS_MS);
     }
 }
 
 /// As the proxy's upkeep, where memory is short now and then.
 pub async fn keep_up(way: Way, grid: Arc<Grid>, mut chance: Chance) {
+    let catalog = catalog(Epoch(1));
     loop {
         sleep(Duration::from_millis(100)).await;
         if chance.one_in(2) {
@@ -194,7 +176,7 @@ pub async fn keep_up(way: Way, grid: Arc<Grid>, mut chance: Chance) {
         grid.rows
             .settle_loads(|| feed.position(), |table| served.followed.contains(&table));
         // It is tried again.
-        let _ = grid.load_bases().await;
+        let _ = grid.load_bases(&catalog).await;
     }
 }
 
@@ -242,7 +224,6 @@ async fn orphans(way: &Way, grid: &Grid) -> Result<Vec<RequestId>, StoreError> {
 /// All rows are known and as Postgres has them.
 pub fn agrees(way: &Way, grid: &Grid) -> Result<(), String> {
     use crate::data::{Row, name};
-    use ripen_grid::rows::Found;
     for row in all_rows() {
         let known = grid.rows.read_one(
             &row,

@@ -123,16 +123,47 @@ impl History {
         self.judge_shared(&pg.rows)
     }
 
+    /// The same where nobody had named the server that took Postgres's place: what it lacked may be lost, and what was built on that may be in the dead letters.
+    pub fn judge_with_loss(&self, pg: &Postgres) -> Result<(), String> {
+        // Increments are not among the writes.
+        if pg.lost_writes.is_empty() && pg.lost_flushes == 0 {
+            return self.judge(pg);
+        }
+        for (row, end) in Self::ours(&pg.rows) {
+            Self::judge_once(row, end)?;
+        }
+        let done = self.writes.iter().filter(|(_, write)| write.done.is_some());
+        for (id, write) in done {
+            let lost = |row: &&RowId| {
+                let there = pg.rows.get(*row).is_some_and(|row| row.list.contains(id));
+                !there && !pg.may_have_lost(*id, row)
+            };
+            if let Some(row) = write.rows.iter().find(lost) {
+                return Err(format!(
+                    "write {id} was acknowledged at {} ms, and is lost in {}, although Postgres had not lost it",
+                    write.at_ms,
+                    name(row)
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn judge_once(row: &RowId, end: &Row) -> Result<(), String> {
+        let once: BTreeSet<u32> = end.list.iter().copied().collect();
+        match once.len() == end.list.len() {
+            true => Ok(()),
+            false => Err(format!("{} has a write twice: {:?}", name(row), end.list)),
+        }
+    }
+
     fn ours(rows: &BTreeMap<RowId, Row>) -> impl Iterator<Item = (&RowId, &Row)> {
         rows.iter().filter(|(row, _)| row.table == OURS)
     }
 
     fn judge_end(&self, rows: &BTreeMap<RowId, Row>) -> Result<(), String> {
         for (row, end) in Self::ours(rows) {
-            let once: BTreeSet<u32> = end.list.iter().copied().collect();
-            if once.len() != end.list.len() {
-                return Err(format!("{} has a write twice: {:?}", name(row), end.list));
-            }
+            Self::judge_once(row, end)?;
             if end.count != end.list.len() as i64 {
                 return Err(format!("{} was counted wrong: {end:?}", name(row)));
             }

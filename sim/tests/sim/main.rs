@@ -15,11 +15,14 @@ mod net;
 mod node;
 mod postgres;
 mod record;
+mod relay;
 mod run;
+mod scripts;
 mod seeds;
 mod world;
 
 use mistake::Mistake;
+use scripts::Script;
 use seeds::{Outcome, each, range};
 
 /// What the others call; by hand, with the variable.
@@ -35,13 +38,15 @@ fn one_seed() {
     let mistake = std::env::var("SIM_MISTAKE").ok();
     let mistake =
         mistake.map(|name| Mistake::named(&name).expect("SIM_MISTAKE is the name of one"));
+    let script = std::env::var("SIM_SCRIPT").ok();
+    let script = script.map(|name| Script::named(&name).expect("SIM_SCRIPT is the name of one"));
     if std::env::var_os("SIM_LOG").is_some() {
         tracing_subscriber::fmt().without_time().init();
     }
-    let report = run::run(seed, mistake);
+    let report = run::run(seed, mistake, script);
     println!(
-        "{} ms, {} terms, {} flushes, {:?}",
-        report.took_ms, report.terms, report.flushes, report.counts
+        "{} ms, {} terms, {} flushes, {} lost, {:?}",
+        report.took_ms, report.terms, report.flushes, report.lost_flushes, report.counts
     );
     println!("trace {:016x} {}", report.trace.0, report.trace.1);
     if let Some(failure) = report.failure {
@@ -63,6 +68,16 @@ fn every_promise_is_kept() {
 }
 
 #[test]
+fn what_was_mended_is_found_when_it_comes_back() {
+    for script in Script::ALL {
+        let kept = seeds::run(0, None, Some(script));
+        assert!(kept.failure.is_none(), "{kept}");
+        let broken = seeds::run(0, Some(script.mistake()), Some(script));
+        assert!(broken.failure.is_some(), "{broken}");
+    }
+}
+
+#[test]
 fn the_same_seed_leaves_the_same_trace() {
     let first = each(0..4, None);
     let second = each(0..4, None);
@@ -77,7 +92,7 @@ fn the_same_seed_leaves_the_same_trace() {
 #[test]
 fn every_plain_mistake_is_found() {
     assert_eq!(
-        missed(&Mistake::PLAIN, range("SIM_MISTAKE_SEEDS", 0..30)),
+        missed(&Mistake::PLAIN, range("SIM_MISTAKE_SEEDS", 0..100)),
         []
     );
 }

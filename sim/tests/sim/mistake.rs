@@ -51,13 +51,27 @@ pub enum Mistake {
     QuietRelease,
     /// Rows of a statement are read one after the other.
     TornRead,
+    /// The standby is said to have the WAL that Postgres has: what is kept for it is let go at once.
+    BoastfulStandby,
+    /// What is loaded from another server than the system of record is kept.
+    StrangeLoad,
+    /// Statements pass through to whatever server there is.
+    StrangeSession,
+    /// A flush goes to whatever server there is.
+    StrangeFlush,
+    /// A flush that is written again is only counted.
+    EmptyAgain,
+    /// Clocks of some nodes go at less than half the speed of others.
+    WildClocks,
+    /// A stream that has left something out is taken for one that goes on.
+    KeptMemory,
     /// One of the grid's own.
     Grid(Inner),
 }
 
 impl Mistake {
     /// Those that a few seeds find.
-    pub const PLAIN: [Mistake; 21] = [
+    pub const PLAIN: [Mistake; 29] = [
         Mistake::LyingDisk,
         Mistake::UnknownIsLost,
         Mistake::UnknownIsDone,
@@ -65,7 +79,6 @@ impl Mistake {
         Mistake::UntoldFlush,
         Mistake::LateSnapshot,
         Mistake::LossyStream,
-        Mistake::HastyStream,
         Mistake::NoLease,
         Mistake::NoFence,
         Mistake::HastyAnswer,
@@ -79,16 +92,22 @@ impl Mistake {
         Mistake::Grid(Inner::EndlessLease),
         Mistake::Grid(Inner::UndrainedHold),
         Mistake::TornRead,
+        Mistake::BoastfulStandby,
+        Mistake::StrangeSession,
+        Mistake::EmptyAgain,
+        Mistake::WildClocks,
+        Mistake::KeptMemory,
+        Mistake::StrangeLoad,
+        Mistake::NoCounting,
+        Mistake::EpochStays,
+        Mistake::UnsettledRead,
     ];
 
     /// Those that take many seeds, most of them because something else keeps the promise as well.
     pub const RARE: [Mistake; 13] = [
         Mistake::ForgottenDisk,
         Mistake::NoFencing,
-        Mistake::NoCounting,
-        Mistake::EpochStays,
         Mistake::DeafLoads,
-        Mistake::UnsettledRead,
         Mistake::Grid(Inner::BrokenPromise),
         Mistake::Grid(Inner::StaleOverlay),
         Mistake::Grid(Inner::StaleDecision),
@@ -96,6 +115,11 @@ impl Mistake {
         Mistake::Grid(Inner::ForgottenProposal),
         Mistake::Grid(Inner::EagerRefusal),
         Mistake::Grid(Inner::TwiceDone),
+        Mistake::Grid(Inner::LateCopy),
+        // The count of flushes in Postgres tells of the other server, too: the one is noticed as soon as the other.
+        Mistake::StrangeFlush,
+        // The others hear the stream from the leader, whose log they have heard before.
+        Mistake::HastyStream,
     ];
 
     pub fn named(name: &str) -> Option<Mistake> {

@@ -1,5 +1,5 @@
 //! A simulated network: streams that keep order, links that are slow, cut in one direction or both, and machines that vanish without a word. What is lost on the way
-//! is sent again, as TCP does: it comes late.
+//! is sent again, as TCP does: it comes late. What a node asks of the leader now and then comes a second time, much later, to whomever: it may have been asked again.
 
 use crate::chance::Chance;
 use parking_lot::Mutex;
@@ -12,6 +12,9 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::mpsc;
+
+/// Once in so many times what is asked of the leader comes twice.
+const TWICE: u64 = 30;
 
 /// The system of record's place in the network.
 pub const PG: u64 = 0;
@@ -30,6 +33,10 @@ pub struct Net {
     slow: BTreeMap<(u64, u64), u64>,
     /// Once in so many times something is lost, and sent again.
     loss: Option<u64>,
+    /// Requests that come once more: when, from whom, and the frame.
+    copies: Vec<(u64, u64, Vec<u8>)>,
+    /// Counts them.
+    copied: u64,
 }
 
 /// One direction of a connection.
@@ -46,6 +53,52 @@ struct Pipe {
     broken: bool,
     /// The writer's machine is gone: nothing arrives any more, and nobody says so.
     silent: bool,
+    frames: Frames,
+}
+
+/// Cuts what goes through a pipe into frames. See `cluster/frame.rs` of the grid.
+#[derive(Default)]
+struct Frames {
+    part: Vec<u8>,
+    /// Whether it has carried a question: then the other side knows who asks, and takes more of them.
+    asks: bool,
+}
+
+/// Bytes that say how long a frame is.
+const LENGTH: usize = 4;
+
+/// The tag of a frame that is a question; its number follows.
+const QUESTION: u8 = 3;
+
+/// The tag of a question that goes to the leader of the log; it stands behind the frame's tag and number.
+const ASK: u8 = 6;
+
+impl Frames {
+    /// Answers the questions for the leader that end with these bytes.
+    fn cut(&mut self, bytes: &[u8]) -> Vec<Vec<u8>> {
+        self.part.extend_from_slice(bytes);
+        let mut asked = Vec::new();
+        while let Some((length, _)) = self.part.split_first_chunk::<LENGTH>() {
+            let end = LENGTH + u32::from_le_bytes(*length) as usize;
+            if self.part.len() < end {
+                break;
+            }
+            let rest = self.part.split_off(end);
+            let frame = std::mem::replace(&mut self.part, rest);
+            if frame.get(LENGTH) == Some(&QUESTION) {
+                self.asks = true;
+                if frame.get(LENGTH + 9) == Some(&ASK) {
+                    asked.push(frame);
+                }
+            }
+        }
+        asked
+    }
+
+    /// Whether another frame can come now.
+    fn is_between(&self) -> bool {
+        self.part.is_empty()
+    }
 }
 
 pub fn address(node: u64) -> String {
@@ -71,6 +124,8 @@ impl Net {
             cut: BTreeSet::new(),
             slow: BTreeMap::new(),
             loss: None,
+            copies: Vec::new(),
+            copied: 0,
         }
     }
 
@@ -141,8 +196,39 @@ impl Net {
         }
     }
 
+    /// Sends what comes a second time to somebody whom the node has asked before.
+    fn send_copies(&mut self) {
+        let now_ms = self.now_ms;
+        let (due, later) = std::mem::take(&mut self.copies)
+            .into_iter()
+            .partition(|(at, _, _)| *at <= now_ms);
+        self.copies = later;
+        let due: Vec<(u64, u64, Vec<u8>)> = due;
+        for (_, from, frame) in due {
+            let fits = |pipe: &Pipe| {
+                let open = !pipe.closed && !pipe.broken && !pipe.silent;
+                pipe.from == from && open && pipe.frames.asks && pipe.frames.is_between()
+            };
+            let pipes = self.pipes.iter().filter(|(_, pipe)| fits(pipe));
+            let pipes: Vec<u64> = pipes.map(|(pipe, _)| *pipe).collect();
+            if pipes.is_empty() {
+                continue;
+            }
+            let pipe = self.chance.pick(&pipes);
+            // The answer is for nobody.
+            self.copied += 1;
+            let mut copy = frame;
+            copy[LENGTH + 1..LENGTH + 9].copy_from_slice(&(u64::MAX - self.copied).to_le_bytes());
+            if let Some(pipe) = self.pipes.get_mut(&pipe) {
+                pipe.last_due = pipe.last_due.max(now_ms);
+                pipe.under_way.push_back((pipe.last_due, copy));
+            }
+        }
+    }
+
     pub fn deliver(&mut self, now_ms: u64) {
         self.now_ms = now_ms;
+        self.send_copies();
         for pipe in self.pipes.values_mut() {
             if self.cut.contains(&(pipe.from, pipe.to)) {
                 continue;
@@ -175,6 +261,7 @@ impl Net {
                 closed: false,
                 broken: false,
                 silent: false,
+                frames: Frames::default(),
             };
             self.next_pipe += 1;
             self.pipes.insert(self.next_pipe, pipe);
@@ -192,9 +279,17 @@ impl Net {
         }
         let (from, to) = (found.from, found.to);
         let due = self.now_ms + self.latency(from, to);
+        let mut asked = Vec::new();
         if let Some(pipe) = self.pipes.get_mut(&pipe) {
             pipe.last_due = pipe.last_due.max(due);
             pipe.under_way.push_back((pipe.last_due, bytes.to_vec()));
+            asked = pipe.frames.cut(bytes);
+        }
+        for frame in asked {
+            if self.chance.one_in(TWICE) {
+                let late = self.chance.pick(&[1, 20, 300, 2000]);
+                self.copies.push((self.now_ms + late, from, frame));
+            }
         }
         Ok(())
     }

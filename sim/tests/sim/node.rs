@@ -7,17 +7,20 @@ use crate::data::{OURS, SHARED, all_rows, catalog};
 use crate::follow;
 use crate::mistake::Mistake;
 use crate::net::{address, dial};
-use crate::record::Way;
-use crate::world::{World, backoff_part, set_wall_ms, wall_ms};
+use crate::record::{STANDBY, Way};
+use crate::relay::Relaying;
+use crate::world::{Standbys, World, backoff_part, set_wall_ms, wall_ms};
+use bytes::Bytes;
+use parking_lot::Mutex;
 use ripen_cachestore::catalog::Epoch;
-use ripen_grid::cluster::MemberOptions;
 use ripen_grid::cluster::membership::Wish;
 use ripen_grid::cluster::tcp::Arrivals;
-use ripen_grid::desk::Answer;
+use ripen_grid::cluster::{Member, MemberOptions, Operator};
+use ripen_grid::desk::{Answer, Asked, Request};
 use ripen_grid::flusher::Pace;
 use ripen_grid::grid::{Grid, GridOptions};
-use ripen_grid::log::LogOptions;
 use ripen_grid::log::disk::{Disk, DiskFile, Faults, LockGuard, SimDisk, Waiting};
+use ripen_grid::log::{LogOptions, RequestId};
 use ripen_grid::node::{Node, NodeParts};
 use std::io;
 use std::path::Path;
@@ -33,6 +36,12 @@ pub const WRITE_DELAY_MS: u64 = 150;
 
 /// How long a node goes without a voice before another gets it.
 const REPLACE_AFTER_MS: u64 = 4000;
+
+/// How fast clocks go: they differ by a hundredth at most, which is what leases assume.
+const SPEEDS_US: [u64; 5] = [995, 998, 1000, 1002, 1005];
+
+/// How fast a clock goes that is broken.
+const WILD_US: u64 = 250;
 
 /// A machine. See the module.
 pub struct Machine {
@@ -51,14 +60,23 @@ pub struct Machine {
     /// When it is to be started.
     pub starts_at: Option<u64>,
     founds: bool,
-    owed_ms: u64,
+    /// What its clock goes on in a millisecond, in microseconds.
+    speed_us: u64,
+    /// What it has not gone on yet.
+    owed_us: u64,
+    /// Somebody wants it to leave the cluster for good, and asks until it has.
+    pub leaves: bool,
 }
+
+/// Why a process has ended whose node has left the cluster.
+pub const LEFT: &str = "it has left its cluster";
 
 /// A life of the node.
 struct Process {
     runtime: Runtime,
     grid: watch::Receiver<Option<Arc<Grid>>>,
     main: tokio::task::JoinHandle<String>,
+    leave: watch::Sender<bool>,
 }
 
 /// How a node ends.
@@ -73,12 +91,16 @@ pub enum End {
 impl Machine {
     pub fn new(node: u64, world: &Arc<World>, mut chance: Chance) -> Machine {
         let slow_ms = Arc::new(AtomicU64::new(0));
-        let (slow, drawing) = (slow_ms.clone(), parking_lot::Mutex::new(chance.fork()));
+        let (slow, drawing) = (slow_ms.clone(), Mutex::new(chance.fork()));
         let disk = SimDisk::paced(Arc::new(move || {
             let slow = slow.load(Ordering::Relaxed);
             let ms = drawing.lock().below(slow + 2);
             Duration::from_millis(ms)
         }));
+        let speed_us = match world.makes(Mistake::WildClocks) && node.is_multiple_of(2) {
+            true => WILD_US,
+            false => chance.pick(&SPEEDS_US),
+        };
         Machine {
             node,
             world: world.clone(),
@@ -91,7 +113,9 @@ impl Machine {
             stopped_until: None,
             starts_at: Some(0),
             founds: node == 1,
-            owed_ms: 0,
+            speed_us,
+            owed_us: 0,
+            leaves: false,
         }
     }
 
@@ -142,7 +166,7 @@ impl Machine {
     /// Everything on the disk is gone.
     pub fn wipe(&mut self) {
         let slow = self.slow_ms.clone();
-        let drawing = parking_lot::Mutex::new(self.chance.fork());
+        let drawing = Mutex::new(self.chance.fork());
         self.disk = SimDisk::paced(Arc::new(move || {
             let slow = slow.load(Ordering::Relaxed);
             Duration::from_millis(drawing.lock().below(slow + 2))
@@ -220,12 +244,43 @@ impl Machine {
             process: node * 1000 + self.lives,
             search: Duration::from_secs(5),
         };
-        let main = runtime.spawn(run(world, node, log, member, told, self.chance.fork()));
+        let (leave, asked) = watch::channel(self.leaves);
+        let process = run(world, node, log, member, told, asked, self.chance.fork());
         self.process = Some(Process {
+            main: runtime.spawn(process),
             runtime,
             grid,
-            main,
+            leave,
         });
+    }
+
+    /// Its clock goes as it should.
+    pub fn mend_clock(&mut self) {
+        self.speed_us = self.speed_us.max(SPEEDS_US[0]);
+    }
+
+    /// It is asked to leave, and again in its next life if this one does not last.
+    pub fn leave(&mut self) {
+        self.leaves = true;
+        if let Some(process) = &self.process {
+            process.leave.send_replace(true);
+        }
+    }
+
+    /// Asks the node for a write as another one does. The answer comes there.
+    pub fn ask(&self, id: RequestId, words: Bytes) -> Arc<Mutex<Option<Answer>>> {
+        let told = Arc::<Mutex<Option<Answer>>>::default();
+        if let (Some(grid), Some(process)) = (self.grid(), &self.process) {
+            let told = told.clone();
+            process.runtime.spawn(async move {
+                let mut request = Request::Write(Asked::new(id, 0), words);
+                let member = grid.member().expect("one of a cluster");
+                request.ask_in(member.leadership().borrow().term);
+                let answer = grid.serve(request).await;
+                *told.lock() = Some(answer);
+            });
+        }
+        told
     }
 
     /// Loads in the background what is not known.
@@ -241,18 +296,22 @@ impl Machine {
 
     /// A millisecond. Answers why the process has ended by itself, if it has.
     pub fn step(&mut self, now_ms: u64) -> Option<String> {
+        self.owed_us += self.speed_us;
         if self.stopped_until.is_some_and(|until| now_ms < until) {
-            self.owed_ms += 1;
             return None;
         }
         self.stopped_until = None;
-        let late = std::mem::take(&mut self.owed_ms);
+        let gone_on_ms = self.owed_us / 1000;
+        self.owed_us %= 1000;
         let process = self.process.as_ref()?;
+        if gone_on_ms == 0 {
+            // Slower than the others: what comes for it waits.
+            return None;
+        }
         set_wall_ms(1_700_000_000_000 + now_ms + self.wall_ahead_ms);
         process.runtime.block_on(async {
-            if late > 0 {
-                // Its clocks have gone on.
-                tokio::time::advance(Duration::from_millis(late)).await;
+            if gone_on_ms > 1 {
+                tokio::time::advance(Duration::from_millis(gone_on_ms - 1)).await;
             }
             sleep(Duration::from_millis(1)).await;
         });
@@ -279,12 +338,16 @@ async fn run(
     log: LogOptions,
     member: MemberOptions,
     told: watch::Sender<Option<Arc<Grid>>>,
+    leave: watch::Receiver<bool>,
     mut chance: Chance,
 ) -> String {
     let way = Way::new(&world, node);
     let known = Arc::new(catalog(Epoch(1)));
     let parts = NodeParts {
-        standbys: Vec::new(),
+        standbys: match world.standbys {
+            Standbys::Named => vec![STANDBY.to_owned()],
+            Standbys::None | Standbys::Unnamed => Vec::new(),
+        },
         near_share: 0.25,
         store: Arc::new(way.clone()),
         catalog: Arc::new(move || known.clone()),
@@ -312,14 +375,15 @@ async fn run(
         Err(error) => return format!("it does not open: {error}"),
     };
     let grid = opened.grid.clone();
-    let (asked, tracing) = (Arc::downgrade(&grid), world.clone());
-    grid.set_writer(Arc::new(move |id, below, words| {
-        let (grid, world) = (asked.upgrade(), tracing.clone());
+    let (weak, tracing) = (Arc::downgrade(&grid), world.clone());
+    grid.set_writer(Arc::new(move |asked, words| {
+        let (grid, world) = (weak.upgrade(), tracing.clone());
         Box::pin(async move {
             let Some(grid) = grid else {
                 return Answer::Elsewhere;
             };
-            let answer = client::carry_out(&grid, id, below, &words).await;
+            let answer = client::carry_out(&grid, asked, &words).await;
+            let id = asked.id;
             world.trace(format_args!(
                 "node {node} answers request {}.{}: {answer:?}",
                 id.process, id.number
@@ -327,7 +391,7 @@ async fn run(
             answer
         })
     }));
-    tokio::spawn(follow::follow(way.clone(), grid.clone(), chance.fork()));
+    tokio::spawn(Relaying::new(way.clone(), grid.clone(), chance.fork()).run());
     tokio::spawn(follow::serve(way.clone(), grid.clone()));
     tokio::spawn(follow::mark(way.clone(), grid.clone()));
     tokio::spawn(follow::sample(way.clone(), grid.clone()));
@@ -345,8 +409,11 @@ async fn run(
     told.send_replace(Some(grid.clone()));
     tokio::spawn(watch_leaders(world, node, grid));
     let log = opened.log();
+    let operator = opened.member.as_ref().map(Member::operator);
+    let operator = operator.expect("all are members");
     tokio::select! {
         biased;
+        () = left(leave, operator) => LEFT.to_owned(),
         error = log.failed() => format!("its log has failed: {error}"),
         ended = opened.flusher => match ended {
             Ok(Err(error)) => format!("its flusher has ended: {error}"),
@@ -355,6 +422,18 @@ async fn run(
         },
         ended = opened.loader => format!("its loader has ended: {ended:?}"),
     }
+}
+
+/// Until it was asked to leave and has.
+async fn left(mut asked: watch::Receiver<bool>, operator: Operator) {
+    if asked.wait_for(|asked| *asked).await.is_err() {
+        return std::future::pending().await;
+    }
+    // A node alone is not let go, nor one that has not been let in yet.
+    while operator.status().members.len() <= 1 {
+        sleep(Duration::from_millis(100)).await;
+    }
+    operator.leave().await;
 }
 
 /// For the trace.

@@ -1,10 +1,12 @@
 //! The simulated system of record, server side: transactions with row locks that get into the WAL when they commit and become visible some time after, in whatever
-//! order; the progress row; connections that die and leave their transactions behind. Knows no nodes, only backends.
+//! order; the progress row; connections that die and leave their transactions behind; and a standby that may take its place and lack the last commits. Knows no nodes,
+//! only backends.
 
 use crate::chance::Chance;
 use crate::data::{Row, SHARED_ROWS, all_rows, name, shared};
 use crate::mistake::Mistake;
 use ripen_cachestore::change::{CommitGroup, FlushSeq, RowId};
+use ripen_cachestore::home::Server;
 use ripen_cachestore::progress::LogIdentity;
 use ripen_pg::ids::{Lsn, Snapshot, Xid};
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,7 +27,6 @@ pub struct Postgres {
     pub progress: Option<Progress>,
     /// Who has moved the progress row and is not over yet.
     pub progress_lock: Option<u64>,
-    pub dead: BTreeMap<FlushSeq, Vec<RowId>>,
     pub backends: BTreeSet<i32>,
     leaving: BTreeSet<(u64, i32)>,
     last_backend: i32,
@@ -34,8 +35,35 @@ pub struct Postgres {
     pub outside: bool,
     /// Told by [`Postgres::step`], for the trace.
     pub news: Vec<String>,
-    /// Counts its restarts: a connection of before is lost.
+    /// Counts its ends: a connection of before is lost.
     pub life: u64,
+    /// Another one after each start; a standby that was promoted has another timeline.
+    pub server: Server,
+    standby: Standby,
+    slot: Option<Slot>,
+    /// Flushes that it has lost by failing over.
+    pub lost_flushes: u64,
+    /// Writes that it has lost by failing over, whoever may still know them.
+    pub lost_writes: BTreeSet<(RowId, u32)>,
+}
+
+/// The cluster's replication slot.
+#[derive(Clone, Copy, Debug)]
+struct Slot {
+    /// Up to where it was acknowledged.
+    confirmed: Lsn,
+    reader: i32,
+}
+
+/// The server that follows this one, and takes its place when it fails.
+#[derive(Debug, Default)]
+struct Standby {
+    /// How much of the WAL it has.
+    has: usize,
+    /// When it gets more.
+    next_ms: u64,
+    /// It gets nothing for the time being.
+    frozen: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -57,6 +85,8 @@ pub struct Commit {
     pub lsn: Lsn,
     pub flush: Option<FlushSeq>,
     pub written: Vec<(RowId, Row)>,
+    progress: Option<Progress>,
+    buried: Vec<RowId>,
     pub visible: bool,
     visible_at: u64,
 }
@@ -67,10 +97,22 @@ pub struct Txn {
     pub written: Vec<(RowId, Row)>,
     pub progress: Option<Progress>,
     pub flush: Option<FlushSeq>,
+    /// Rows that were refused.
+    pub buried: Vec<RowId>,
     /// COMMIT arrives then.
     pub commit_at: Option<u64>,
     /// Its connection is known to be dead then.
     dies_at: Option<u64>,
+}
+
+impl Progress {
+    /// As it is told.
+    pub fn told(&self) -> ripen_cachestore::progress::Progress {
+        ripen_cachestore::progress::Progress {
+            applied: self.applied,
+            epoch: self.epoch,
+        }
+    }
 }
 
 /// What became of a transaction.
@@ -83,9 +125,14 @@ pub enum Fate {
     Gone,
 }
 
+/// What is there before anybody writes.
+fn beginning() -> BTreeMap<RowId, Row> {
+    let rows = (0..SHARED_ROWS).map(|key| (shared(key), Row::default()));
+    rows.collect()
+}
+
 impl Postgres {
     pub fn new(chance: Chance, mistake: Option<Mistake>) -> Postgres {
-        let shared = (0..SHARED_ROWS).map(|key| (shared(key), Row::default()));
         Postgres {
             chance,
             mistake,
@@ -94,10 +141,9 @@ impl Postgres {
             wal: Vec::new(),
             running: BTreeMap::new(),
             next_xid: FIRST_XID,
-            rows: shared.collect(),
+            rows: beginning(),
             progress: None,
             progress_lock: None,
-            dead: BTreeMap::new(),
             backends: BTreeSet::new(),
             leaving: BTreeSet::new(),
             last_backend: 0,
@@ -105,6 +151,14 @@ impl Postgres {
             outside: true,
             news: Vec::new(),
             life: 0,
+            server: Server {
+                started: 1,
+                timeline: 1,
+            },
+            standby: Standby::default(),
+            slot: None,
+            lost_flushes: 0,
+            lost_writes: BTreeSet::new(),
         }
     }
 
@@ -121,6 +175,60 @@ impl Postgres {
             Entry::Commit(commit) => Some(commit),
             Entry::Mark(..) => None,
         })
+    }
+
+    /// Up to where the slot was acknowledged, if there is one.
+    pub fn slot(&self) -> Option<Lsn> {
+        self.slot.map(|slot| slot.confirmed)
+    }
+
+    /// Who reads it.
+    pub fn slot_reader(&self) -> Option<i32> {
+        let reader = self.slot.map(|slot| slot.reader);
+        reader.filter(|reader| self.backends.contains(reader))
+    }
+
+    pub fn reads_slot(&self, backend: i32) -> bool {
+        self.slot_reader() == Some(backend)
+    }
+
+    /// A connection reads the slot, which is made if there is none, and acknowledges it up to there.
+    pub fn read_slot(&mut self, confirmed: Lsn, backend: i32) {
+        let before = self.slot.map_or(confirmed, |slot| slot.confirmed);
+        self.slot = Some(Slot {
+            confirmed: before.max(confirmed),
+            reader: backend,
+        });
+    }
+
+    /// Somebody has its connection ended.
+    pub fn end_backend(&mut self, backend: i32) {
+        self.backends.remove(&backend);
+    }
+
+    /// How far the standby has the WAL, as it has said.
+    pub fn standby_position(&self) -> Lsn {
+        Lsn(100 * self.standby.has as u64)
+    }
+
+    /// Rows that a flush had to leave out.
+    pub fn buried(&self, seq: FlushSeq) -> Vec<RowId> {
+        let flush = self
+            .commits()
+            .rev()
+            .find(|commit| commit.flush == Some(seq));
+        flush.map(|flush| flush.buried.clone()).unwrap_or_default()
+    }
+
+    /// Whether nobody need have that write in that row any more: a server that nobody had named has taken this one's place and lacked it, or refused what was built on it.
+    pub fn may_have_lost(&self, write: u32, row: &RowId) -> bool {
+        self.lost_writes.contains(&(row.clone(), write))
+            || self.commits().any(|commit| commit.buried.contains(row))
+    }
+
+    /// Whether a transaction of that life may still be carried out or become visible.
+    pub fn is_under_way(&self, life: u64, xid: u64) -> bool {
+        life == self.life && matches!(self.fate(xid), Fate::Running | Fate::Committed)
     }
 
     pub fn connect(&mut self) -> i32 {
@@ -198,10 +306,19 @@ impl Postgres {
         }
     }
 
-    /// Carries out the groups of a flush whose rows are locked. Answers the rows of those that are refused.
-    pub fn carry_out(&mut self, groups: &[CommitGroup], xid: u64) -> Vec<usize> {
+    /// Carries out the groups of a flush whose rows are locked. Answers which of them are refused, now or before.
+    pub fn carry_out(
+        &mut self,
+        groups: &[CommitGroup],
+        refused: impl Fn(&CommitGroup) -> bool,
+        xid: u64,
+    ) -> Vec<usize> {
         let mut dead = Vec::new();
         for (at, group) in groups.iter().enumerate() {
+            if refused(group) {
+                dead.push(at);
+                continue;
+            }
             let mut written = Vec::new();
             for change in &group.rows {
                 let old = self.row(&change.row, xid);
@@ -281,6 +398,8 @@ impl Postgres {
             lsn: self.end_of_wal(),
             flush: txn.flush,
             written: txn.written,
+            progress: txn.progress,
+            buried: txn.buried,
             visible: false,
             visible_at,
         }));
@@ -324,9 +443,13 @@ impl Postgres {
         if !self.up {
             return;
         }
+        self.replicate();
         let due = |at: Option<u64>| at.is_some_and(|at| at <= now_ms);
+        // What others write is committed synchronously: it is not Ripen's to keep.
+        let waits =
+            |txn: &Txn| self.standby.frozen && txn.flush.is_none() && !txn.written.is_empty();
         let commits: Vec<u64> = (self.running.iter())
-            .filter(|(_, txn)| due(txn.commit_at))
+            .filter(|(_, txn)| due(txn.commit_at) && !waits(txn))
             .map(|(xid, _)| *xid)
             .collect();
         commits.into_iter().for_each(|xid| self.commit(xid));
@@ -350,7 +473,7 @@ impl Postgres {
             }
         }
         over.into_iter().for_each(|xid| self.free_progress(xid));
-        if self.outside && self.chance.one_in(40) {
+        if self.outside && !self.standby.frozen && self.chance.one_in(40) {
             self.write_outside();
         }
     }
@@ -369,6 +492,75 @@ impl Postgres {
         self.write(&row, new, xid);
         let takes = self.chance.pick(&[1, 2, 5, 20, 80]);
         self.commit_at(xid, takes);
+    }
+
+    fn replicate(&mut self) {
+        if self.standby.frozen || self.now_ms < self.standby.next_ms {
+            return;
+        }
+        self.standby.has = self.wal.len();
+        self.standby.next_ms = self.now_ms + self.chance.pick(&[1, 1, 2, 10, 50]);
+    }
+
+    /// The standby gets nothing more, or again all that there is. Until then nobody but the nodes commits anything: their flushes do not wait for it.
+    pub fn freeze(&mut self, frozen: bool) {
+        if frozen && !self.standby.frozen {
+            self.standby.has = self.wal.len();
+        }
+        self.standby.frozen = frozen;
+    }
+
+    pub fn is_frozen(&self) -> bool {
+        self.standby.frozen
+    }
+
+    /// The server is lost. When one starts again, it is the standby, with what it has: what was committed after that never happened there, and other transactions get
+    /// the same ids and places in the WAL.
+    pub fn fail_over(&mut self) {
+        self.stop();
+        self.standby.frozen = false;
+        self.server.timeline += 1;
+        let lost = self.wal.split_off(self.standby.has.min(self.wal.len()));
+        let flushes = lost.iter().filter(|entry| {
+            let flush = |commit: &Commit| commit.flush.is_some();
+            matches!(entry, Entry::Commit(commit) if flush(commit))
+        });
+        self.lost_flushes += flushes.count() as u64;
+        let before = std::mem::replace(&mut self.rows, beginning());
+        // Slots are not on the standby.
+        self.slot = None;
+        self.progress = None;
+        self.next_xid = FIRST_XID;
+        for entry in &self.wal {
+            let Entry::Commit(commit) = entry else {
+                continue;
+            };
+            self.rows.extend(commit.written.iter().cloned());
+            if let Some(progress) = &commit.progress {
+                self.progress = Some(progress.clone());
+            }
+            self.next_xid = self.next_xid.max(commit.xid.0 + 1);
+        }
+        for (row, had) in before {
+            let has = self.rows.get(&row).map_or(&[][..], |row| &row.list[..]);
+            let lost = had.list.into_iter().filter(|write| !has.contains(write));
+            self.lost_writes
+                .extend(lost.map(|write| (row.clone(), write)));
+        }
+        self.news.push(format!(
+            "pg fails over to timeline {} at {:?}, has lost {} flushes in all",
+            self.server.timeline,
+            self.position(),
+            self.lost_flushes
+        ));
+    }
+
+    /// It is there again.
+    pub fn start(&mut self) {
+        if !self.up {
+            self.up = true;
+            self.server.started += 1;
+        }
     }
 
     /// It ends, and all that was not committed with it.

@@ -6,13 +6,13 @@ use crate::data::{Row, catalog};
 use crate::mistake::Mistake;
 use crate::net::PG;
 use crate::postgres::{Fate, Postgres, Progress};
-use crate::world::World;
+use crate::world::{Standbys, World};
 use ripen_cachestore::StoreError;
 use ripen_cachestore::catalog::{Catalog, Epoch, Relation};
-use ripen_cachestore::change::{FlushSeq, RowId};
+use ripen_cachestore::change::{CommitGroup, FlushSeq, RowId};
 use ripen_cachestore::flush::{Again, DeadGroup, FlushBatch, FlushOutcome};
 use ripen_cachestore::home::Home;
-use ripen_cachestore::load::Loaded;
+use ripen_cachestore::load::{Gathering, Loaded};
 use ripen_cachestore::progress::{FlushFate, LogIdentity, LogKey, Taken, Taker};
 use ripen_cachestore::standing::Standing;
 use ripen_grid::record::{Asked, Record, Tell};
@@ -21,15 +21,19 @@ use ripen_pg::key::Key;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 /// A node's way to the system of record.
 #[derive(Clone)]
 pub struct Way {
     pub world: Arc<World>,
     pub node: u64,
-    home: Arc<Home>,
+    pub home: Arc<Home>,
+    begun: Instant,
 }
+
+/// The only standby, by the name in the configuration.
+pub const STANDBY: &str = "two";
 
 /// How long an older leader's open transaction is waited for before its backend is ended.
 const CLEARANCE_MS: u64 = 300;
@@ -78,8 +82,14 @@ impl Way {
         Way {
             world: world.clone(),
             node,
-            home: Home::new(false),
+            home: Home::new(world.standbys == Standbys::Named),
+            begun: Instant::now(),
         }
+    }
+
+    /// The node's clock of staleness, which never goes back.
+    pub fn now_ms(&self) -> u64 {
+        self.begun.elapsed().as_millis() as u64
     }
 
     fn pg<T>(&self, ask: impl FnOnce(&mut Postgres) -> T) -> T {
@@ -120,12 +130,33 @@ impl Way {
         })
     }
 
-    /// The row as whoever asks Postgres itself sees it.
-    pub async fn look(&self, rows: &[RowId]) -> Result<Vec<Option<Row>>, StoreError> {
+    /// A transaction on a connection that was made before.
+    pub async fn begin_on(&self, life: u64) -> Result<Open, StoreError> {
+        let open = self.begin().await?;
+        match open.life == life {
+            true => Ok(open),
+            false => Err(lost()),
+        }
+    }
+
+    /// The rows as whoever asks Postgres itself sees them, on a connection that was made before.
+    pub async fn look(&self, life: u64, rows: &[RowId]) -> Result<Vec<Option<Row>>, StoreError> {
         self.trip().await?;
-        let seen = self.pg(|pg| rows.iter().map(|row| pg.visible(row)).collect());
+        let seen = self.pg(|pg| {
+            let seen = rows.iter().map(|row| pg.visible(row)).collect();
+            (pg.life == life).then_some(seen)
+        });
         self.trip().await?;
-        Ok(seen)
+        self.still(life)?;
+        seen.ok_or_else(lost)
+    }
+
+    /// Whether a connection still stands.
+    pub fn still(&self, life: u64) -> Result<(), StoreError> {
+        match self.pg(|pg| pg.life == life) {
+            true => Ok(()),
+            false => Err(lost()),
+        }
     }
 
     /// The progress row, locked: who had it is waited for, then ended.
@@ -208,13 +239,16 @@ impl Open {
         loop {
             let (life, fate) = self.way.pg(|pg| (pg.life, pg.fate(self.xid)));
             match fate {
+                // Another transaction may have its number by now.
+                _ if life != self.life => return Err(unknown()),
                 Fate::Visible => break,
-                _ if life != self.life || !self.way.reachable() => return Err(unknown()),
+                _ if !self.way.reachable() => return Err(unknown()),
                 Fate::Gone => return Err(unknown()),
                 Fate::Running | Fate::Committed => sleep(Duration::from_millis(1)).await,
             }
         }
-        self.way.trip().await.map_err(|_| unknown())
+        self.way.trip().await.map_err(|_| unknown())?;
+        self.way.still(self.life).map_err(|_| unknown())
     }
 }
 
@@ -229,6 +263,7 @@ impl Way {
     async fn flushed(
         &self,
         batch: &FlushBatch,
+        again: &Again,
         tell: Tell<'_>,
     ) -> Result<FlushOutcome, StoreError> {
         let open = self.begin().await?;
@@ -248,6 +283,7 @@ impl Way {
             sleep(Duration::from_millis(1)).await;
         }
         self.check(batch)?;
+        self.check_home(again)?;
         self.trip().await?;
         open.alive()?;
         let rows = batch.groups.iter().flat_map(|group| &group.rows);
@@ -259,9 +295,8 @@ impl Way {
                 let by = Box::new(StoreError::Hindered {
                     by: "somebody".to_owned(),
                 });
-                let held = |group: &&ripen_cachestore::change::CommitGroup| {
-                    group.rows.iter().any(|change| change.row == *row)
-                };
+                let held =
+                    |group: &&CommitGroup| group.rows.iter().any(|change| change.row == *row);
                 let rows = batch
                     .groups
                     .iter()
@@ -271,7 +306,11 @@ impl Way {
                 return Err(StoreError::HeldUp { rows, by });
             }
         }
-        let dead = self.pg(|pg| pg.carry_out(&batch.groups, open.xid));
+        let refused = |group: &CommitGroup| {
+            let mut rows = group.rows.iter();
+            rows.any(|change| again.refused.contains(&change.row))
+        };
+        let dead = self.pg(|pg| pg.carry_out(&batch.groups, refused, open.xid));
         let dead: Vec<DeadGroup> = dead
             .into_iter()
             .map(|at| DeadGroup {
@@ -285,18 +324,21 @@ impl Way {
         }
         self.trip().await?;
         open.alive()?;
+        let forgets = again.server.is_some() && self.world.makes(Mistake::EmptyAgain);
         self.pg(|pg| {
             let progress = Progress {
                 identity: batch.log.identity,
                 epoch: batch.epoch,
                 applied: batch.seq,
             };
-            if let Some(txn) = pg.running.get_mut(&open.xid) {
-                txn.progress = Some(progress);
-            }
             let buried = dead.iter().flat_map(|dead| &dead.group.rows);
             let buried = buried.map(|change| change.row.clone()).collect();
-            pg.dead.insert(batch.seq, buried);
+            if let Some(txn) = pg.running.get_mut(&open.xid) {
+                (txn.progress, txn.buried) = (Some(progress), buried);
+                if forgets {
+                    txn.written.clear();
+                }
+            }
         });
         let xid = Xid(open.xid);
         if self.world.trap.swap(false, Ordering::Relaxed) {
@@ -331,6 +373,36 @@ impl Way {
             });
         }
         Ok(())
+    }
+
+    /// Whether the flush belongs on this server.
+    fn check_home(&self, again: &Again) -> Result<(), StoreError> {
+        let found = self.pg(|pg| pg.server);
+        let right = match again.server {
+            Some(wanted) => wanted == found,
+            None => self.home.is(Some(found)),
+        };
+        if right || self.world.makes(Mistake::StrangeFlush) {
+            return Ok(());
+        }
+        self.home.doubt();
+        Err(StoreError::Strange(found))
+    }
+
+    async fn stood(&self) -> Result<Standing, StoreError> {
+        self.trip().await?;
+        let boasts = self.world.makes(Mistake::BoastfulStandby);
+        let standing = self.pg(|pg| Standing {
+            server: pg.server,
+            progress: pg.progress.as_ref().map(|found| found.told()),
+            wal: Some(pg.position()),
+            standbys: vec![match boasts {
+                true => (STANDBY.to_owned(), pg.position()),
+                false => (STANDBY.to_owned(), pg.standby_position()),
+            }],
+        });
+        self.trip().await?;
+        Ok(standing)
     }
 
     async fn taken_over(&self, taker: Taker<'_>) -> Result<Taken, StoreError> {
@@ -387,6 +459,7 @@ impl Way {
 
     async fn loaded(&self, relation: &Relation, keys: &[Key]) -> Result<Loaded, StoreError> {
         self.trip().await?;
+        let (life, server) = self.pg(|pg| (pg.life, pg.server));
         let row = |key: &Key| RowId {
             table: relation.oid,
             key: key.clone(),
@@ -410,6 +483,11 @@ impl Way {
             sleep(Duration::from_millis(slow)).await;
         }
         self.trip().await?;
+        self.still(life)?;
+        if !self.home.is(Some(server)) && !self.world.makes(Mistake::StrangeLoad) {
+            self.home.doubt();
+            return Err(StoreError::Strange(server));
+        }
         Ok(Loaded {
             snapshot,
             wal,
@@ -426,16 +504,17 @@ impl Record for Way {
     fn forget_idle(&self) {}
 
     fn standing(&self, _: LogKey) -> Asked<'_, Standing> {
-        unreachable!("there are no standbys here")
+        Box::pin(self.stood())
     }
 
     fn flush_again<'a>(
         &'a self,
         _: &'a Catalog,
-        _: &'a FlushBatch,
-        _: &'a Again,
+        batch: &'a FlushBatch,
+        again: &'a Again,
     ) -> Asked<'a, FlushOutcome> {
-        unreachable!("there are no standbys here")
+        let told = |_| -> Asked<'_, ()> { Box::pin(async { Ok(()) }) };
+        Box::pin(self.flushed(batch, again, Box::new(told)))
     }
 
     fn newest_epoch(&self, _: i32) -> Asked<'_, u64> {
@@ -458,7 +537,7 @@ impl Record for Way {
     fn dead_rows(&self, _: LogKey, seq: FlushSeq) -> Asked<'_, Vec<RowId>> {
         Box::pin(async move {
             self.trip().await?;
-            Ok(self.pg(|pg| pg.dead.get(&seq).cloned().unwrap_or_default()))
+            Ok(self.pg(|pg| pg.buried(seq)))
         })
     }
 
@@ -468,7 +547,7 @@ impl Record for Way {
         batch: &'a FlushBatch,
         tell: Tell<'a>,
     ) -> Asked<'a, FlushOutcome> {
-        Box::pin(self.flushed(batch, tell))
+        Box::pin(async move { self.flushed(batch, &Again::default(), tell).await })
     }
 
     fn load_catalog(&self, epoch: Epoch) -> Asked<'_, Catalog> {
@@ -485,5 +564,15 @@ impl Record for Way {
         keys: &'a [Key],
     ) -> Asked<'a, Loaded> {
         Box::pin(self.loaded(relation, keys))
+    }
+
+    fn load_sets<'a>(
+        &'a self,
+        _: &'a Catalog,
+        _: &'a Relation,
+        _: Gathering<'a>,
+    ) -> Asked<'a, Loaded> {
+        // In a cluster sets pass through, so nobody asks.
+        Box::pin(async { Err(StoreError::Unexpected("sets are not simulated".into())) })
     }
 }

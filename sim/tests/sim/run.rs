@@ -2,14 +2,19 @@
 //! right.
 
 use crate::chance::{Chance, seed_all};
+use crate::client;
 use crate::faults::{Fault, Hit, plan};
 use crate::follow::agrees;
 use crate::history::Counts;
 use crate::mistake::Mistake;
 use crate::net::PG;
-use crate::node::{End, Machine, WRITE_DELAY_MS};
+use crate::node::{End, LEFT, Machine, WRITE_DELAY_MS};
 use crate::record::Way;
-use crate::world::{World, seed_backoffs};
+use crate::scripts::Script;
+use crate::world::{Standbys, World, seed_backoffs};
+use bytes::Bytes;
+use ripen_grid::desk::Answer;
+use ripen_grid::log::RequestId;
 use ripen_grid::log::disk::Faults;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -50,6 +55,8 @@ pub struct Report {
     pub flushes: u64,
     pub terms: u64,
     pub took_ms: u64,
+    /// Flushes that Postgres has lost by failing over.
+    pub lost_flushes: u64,
     pub failure: Option<String>,
 }
 
@@ -62,6 +69,8 @@ struct Run {
     mistake: Option<Mistake>,
     calm: bool,
     next_node: u64,
+    /// Who has left for good.
+    left: BTreeSet<u64>,
     /// What a trap that is set will do.
     hit: Option<Hit>,
 }
@@ -73,10 +82,12 @@ enum Cure {
     Loss,
     Disk(u64),
     Postgres,
+    Standby,
+    FailOver { down_ms: u64 },
 }
 
 /// Carries a seed out.
-pub fn run(seed: u64, mistake: Option<Mistake>) -> Report {
+pub fn run(seed: u64, mistake: Option<Mistake>, script: Option<Script>) -> Report {
     seed_all(seed);
     if let Some(Mistake::Grid(inner)) = mistake {
         inner.make();
@@ -92,21 +103,31 @@ pub fn run(seed: u64, mistake: Option<Mistake>) -> Report {
         mistake,
         calm: false,
         next_node: NODES + 1,
+        left: BTreeSet::new(),
         hit: None,
         chance,
     };
-    run.all();
+    match script {
+        None => {
+            let fails_over = run.world.standbys != Standbys::None;
+            let until = FORMING_MS + FAULTS_MS;
+            let faults = plan(&mut run.chance, NODES, FORMING_MS, until, fails_over);
+            run.all(faults);
+        }
+        Some(Script::NewNodeIsAsked) => run.ask_a_new_node(),
+        Some(Script::RefusedWriteComesAgain) => run.ask_again_after_a_refusal(),
+        Some(script) => run.all(script.faults()),
+    }
     run.report()
 }
 
 impl Run {
-    fn all(&mut self) {
-        let faults = plan(&mut self.chance, NODES, FORMING_MS, FORMING_MS + FAULTS_MS);
+    fn all(&mut self, faults: Vec<(u64, Fault)>) {
         for (at, fault) in faults {
             if !self.until(at) {
                 return;
             }
-            self.strike(fault);
+            self.strike(fault.among(&self.nodes()));
         }
         if !self.until(FORMING_MS + FAULTS_MS) {
             return;
@@ -132,7 +153,14 @@ impl Run {
         if let Err(why) = self.settle(true) {
             return self.world.fail(format!("nobody asks, and still: {why}"));
         }
-        let judged = self.world.history.lock().judge(&self.world.pg.lock());
+        let judged = {
+            let pg = self.world.pg.lock();
+            let history = self.world.history.lock();
+            match self.world.standbys {
+                Standbys::Unnamed => history.judge_with_loss(&pg),
+                Standbys::None | Standbys::Named => history.judge(&pg),
+            }
+        };
         if let Err(why) = judged {
             return self.world.fail(why);
         }
@@ -142,6 +170,56 @@ impl Run {
             let why = format!("too little has happened to say anything: {counts:?}");
             self.world.fail(why);
         }
+    }
+
+    /// See [`Script::NewNodeIsAsked`].
+    fn ask_a_new_node(&mut self) {
+        let (node, patience_ms) = (3, 5000);
+        if !self.until(FORMING_MS) {
+            return;
+        }
+        self.strike(Fault::Kill { node, down_ms: 1 });
+        let deadline = self.world.now_ms() + patience_ms;
+        while self.machine(node).grid().is_none() && self.world.now_ms() < deadline {
+            self.step();
+        }
+        let told = self.ask(node, 1, client::words(1, crate::data::ours(0)));
+        if !matches!(told, Some(Answer::Elsewhere)) {
+            let why = format!("a node that does not lead has answered a write: {told:?}");
+            self.world.fail(why);
+        }
+    }
+
+    /// See [`Script::RefusedWriteComesAgain`].
+    fn ask_again_after_a_refusal(&mut self) {
+        if !self.until(FORMING_MS) {
+            return;
+        }
+        // Nobody else writes it.
+        let row = crate::data::ours(crate::data::OUR_ROWS);
+        let refused = self.ask(1, 1, client::adding(row.clone()));
+        let inserted = self.ask(1, 2, client::words(1, row.clone()));
+        let again = self.ask(1, 1, client::adding(row));
+        let passed = |told: &Option<Answer>| matches!(told, Some(Answer::Done(answer)) if *answer == client::PASSED);
+        let done = matches!(&inserted, Some(Answer::Done(_))) && !passed(&inserted);
+        if !passed(&refused) || !done || !passed(&again) {
+            let why = format!(
+                "a write that was refused came again: {refused:?}, {inserted:?}, {again:?}"
+            );
+            self.world.fail(why);
+        }
+    }
+
+    /// A node is asked for a write, by a process that nobody knows.
+    fn ask(&mut self, node: u64, number: u64, words: Bytes) -> Option<Answer> {
+        let (process, patience_ms) = (1, 5000);
+        let deadline = self.world.now_ms() + patience_ms;
+        let told = (self.machine(node)).ask(RequestId { process, number }, words);
+        while told.lock().is_none() && self.world.now_ms() < deadline {
+            self.step();
+        }
+        let mut told = told.lock();
+        told.take()
     }
 
     /// Goes on until that time. False: a promise was broken.
@@ -201,7 +279,7 @@ impl Run {
                 continue;
             };
             let log = grid.log_stats();
-            let pending = grid.schedule.stats().pending_rows;
+            let pending = grid.queue_stats().pending_rows;
             self.world.trace(format_args!(
                 "node {} has applied {:?}, proposed {}, queued {}, pending {pending}, fences {}, sure {}",
                 machine.node,
@@ -221,6 +299,11 @@ impl Run {
     /// A process has ended by itself: somebody looks after it.
     fn ended(&mut self, node: u64, why: &str) {
         let now = self.world.now_ms();
+        if why == LEFT {
+            self.machines.remove(&node);
+            self.left.insert(node);
+            return;
+        }
         let again = now + 200;
         let damaged = why.contains("damaged") || why.contains("has lost");
         if damaged && self.mistake != Some(Mistake::LyingDisk) {
@@ -341,6 +424,14 @@ impl Run {
                 world.net.lock().cut(node, PG);
                 self.cures.push((now + for_ms, Cure::Link(node, PG)));
             }
+            Fault::Lag { for_ms } => {
+                world.pg.lock().freeze(true);
+                self.cures.push((now + for_ms, Cure::Standby));
+            }
+            Fault::FailOver { lag_ms, down_ms } => {
+                world.pg.lock().freeze(true);
+                self.cures.push((now + lag_ms, Cure::FailOver { down_ms }));
+            }
             Fault::Trap { hit } => {
                 self.hit = Some(hit);
                 world.trap.store(true, Ordering::Relaxed);
@@ -348,6 +439,15 @@ impl Run {
             Fault::Join => {
                 if self.machines.len() < 5 {
                     self.join(now);
+                }
+            }
+            Fault::Leave { node } => {
+                let stay = self.machines.values().filter(|machine| !machine.leaves);
+                if stay.count() <= NODES as usize {
+                    self.join(now);
+                }
+                if let Some(machine) = self.machines.get_mut(&node) {
+                    machine.leave();
                 }
             }
             Fault::LoseDisk { node, down_ms } => {
@@ -374,7 +474,16 @@ impl Run {
                     machine.set_faults(Faults::default());
                 }
             }
-            Cure::Postgres => self.world.pg.lock().up = true,
+            Cure::Postgres => self.world.pg.lock().start(),
+            Cure::Standby => self.world.pg.lock().freeze(false),
+            Cure::FailOver { down_ms } => {
+                let mut pg = self.world.pg.lock();
+                if pg.is_frozen() {
+                    pg.fail_over();
+                    self.cures
+                        .push((self.world.now_ms() + down_ms, Cure::Postgres));
+                }
+            }
         }
     }
 
@@ -386,12 +495,17 @@ impl Run {
         self.world.trap.store(false, Ordering::Relaxed);
         self.world.calm.store(true, Ordering::Relaxed);
         self.world.net.lock().mend_all();
-        self.world.pg.lock().up = true;
+        {
+            let mut pg = self.world.pg.lock();
+            pg.freeze(false);
+            pg.start();
+        }
         let now = self.world.now_ms();
         for machine in self.machines.values_mut() {
             machine.set_slow(0);
             machine.set_faults(Faults::default());
             machine.stopped_until = None;
+            machine.mend_clock();
             if let Some(at) = &mut machine.starts_at {
                 *at = (*at).min(now);
             }
@@ -444,6 +558,9 @@ impl Run {
         let members: BTreeSet<u64> = self.nodes().into_iter().collect();
         for machine in self.machines.values() {
             let node = machine.node;
+            if machine.leaves {
+                return Err(format!("node {node} has not left"));
+            }
             let Some(grid) = machine.grid() else {
                 return Err(format!("node {node} is not open"));
             };
@@ -454,16 +571,26 @@ impl Run {
             if crate::node::TABLES.iter().any(missing) {
                 return Err(format!("node {node} does not serve"));
             }
+            let server = self.world.pg.lock().server;
+            if !grid.home.is(Some(server)) {
+                return Err(format!("node {node} takes another server for Postgres"));
+            }
             let member = grid.member().expect("all are members");
             if !member.members().is_superset(&members) {
                 return Err(format!("node {node} does not know all members"));
             }
+            if !member.members().is_disjoint(&self.left) {
+                return Err(format!("node {node} takes who has left for a member"));
+            }
             if !drained {
                 continue;
             }
-            let pending = grid.schedule.stats().pending_rows;
-            if pending > 0 || grid.schedule.open().is_some() {
+            let pending = grid.queue_stats().pending_rows;
+            if pending > 0 || grid.queues[0].schedule.open().is_some() {
                 return Err(format!("node {node} has {pending} rows pending"));
+            }
+            if let Some(kept) = grid.queues[0].schedule.ask_kept(|kept| kept.first()) {
+                return Err(format!("node {node} keeps flushes from {kept:?} on"));
             }
             if grid.fences.standing() > 0 {
                 let held = grid.requests.lock().held();
@@ -495,7 +622,9 @@ impl Run {
         let pg = self.world.pg.lock();
         for (id, rows) in history.acknowledged_before(old) {
             let lacks = |row: &&ripen_cachestore::change::RowId| {
-                !pg.rows.get(*row).is_some_and(|row| row.list.contains(&id))
+                let may_be_lost =
+                    self.world.standbys == Standbys::Unnamed && pg.may_have_lost(id, row);
+                !may_be_lost && !pg.rows.get(*row).is_some_and(|row| row.list.contains(&id))
             };
             if let Some(row) = rows.iter().find(lacks) {
                 return Err(format!(
@@ -517,6 +646,7 @@ impl Run {
             flushes: pg.commits().filter(|commit| commit.flush.is_some()).count() as u64,
             terms: terms.max().unwrap_or_default(),
             took_ms: self.world.now_ms(),
+            lost_flushes: pg.lost_flushes,
             failure: self.world.failure(),
         }
     }

@@ -1,6 +1,7 @@
 //! Runs seeds, each in a process of its own: what tokio and the standard library draw by chance depends on all that a process has done before.
 
 use crate::mistake::Mistake;
+use crate::scripts::Script;
 use std::fmt;
 use std::ops::Range;
 use std::process::Command;
@@ -12,6 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub struct Outcome {
     pub seed: u64,
     pub mistake: Option<Mistake>,
+    pub script: Option<Script>,
     pub trace: String,
     pub failure: Option<String>,
 }
@@ -22,11 +24,13 @@ impl fmt::Display for Outcome {
         let mistake = self
             .mistake
             .map(|mistake| format!("SIM_MISTAKE={mistake:?} "));
+        let script = self.script.map(|script| format!("SIM_SCRIPT={script:?} "));
         write!(
             f,
-            "seed {}: {failure}\n    again: SIM_SEED={} {}SIM_TRACE=1 cargo test --workspace --locked --test sim -- one_seed --exact --nocapture",
+            "seed {}: {failure}\n    again: SIM_SEED={} {}{}SIM_TRACE=1 cargo test --workspace --locked --test sim -- one_seed --exact --nocapture",
             self.seed,
             self.seed,
+            script.unwrap_or_default(),
             mistake.unwrap_or_default()
         )
     }
@@ -44,7 +48,8 @@ pub fn range(variable: &str, default: Range<u64>) -> Range<u64> {
     }
 }
 
-fn run(seed: u64, mistake: Option<Mistake>) -> Outcome {
+/// Runs one seed, or a script with the chance of that seed.
+pub fn run(seed: u64, mistake: Option<Mistake>, script: Option<Script>) -> Outcome {
     let program = std::env::current_exe().expect("this program has a name");
     let mut command = Command::new(program);
     command
@@ -52,9 +57,13 @@ fn run(seed: u64, mistake: Option<Mistake>) -> Outcome {
         .env("SIM_SEED", seed.to_string())
         .env("RUST_BACKTRACE", "0")
         .env_remove("SIM_TRACE")
-        .env_remove("SIM_MISTAKE");
+        .env_remove("SIM_MISTAKE")
+        .env_remove("SIM_SCRIPT");
     if let Some(mistake) = mistake {
         command.env("SIM_MISTAKE", format!("{mistake:?}"));
+    }
+    if let Some(script) = script {
+        command.env("SIM_SCRIPT", format!("{script:?}"));
     }
     let output = command.output().expect("this program can be run again");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -74,6 +83,7 @@ fn run(seed: u64, mistake: Option<Mistake>) -> Outcome {
     Outcome {
         seed,
         mistake,
+        script,
         trace: line("trace ").unwrap_or_default(),
         failure: match output.status.success() {
             true => None,
@@ -103,7 +113,7 @@ fn run_until(
                     if seed >= end.load(Ordering::Relaxed) {
                         return;
                     }
-                    let outcome = run(seed, mistake);
+                    let outcome = run(seed, mistake, None);
                     if enough(&outcome) {
                         end.store(0, Ordering::Relaxed);
                     }

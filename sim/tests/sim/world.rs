@@ -12,6 +12,17 @@ use std::fmt::Arguments;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+/// What the nodes know of the server that may take Postgres's place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standbys {
+    /// There is none: Postgres comes back as it was.
+    None,
+    /// It is named in the configuration: nothing may be lost.
+    Named,
+    /// Nobody has named it: what it lacks is lost, and nothing else.
+    Unnamed,
+}
+
 /// See the module.
 pub struct World {
     now_ms: AtomicU64,
@@ -20,6 +31,7 @@ pub struct World {
     pub pg: Mutex<Postgres>,
     pub history: Mutex<History>,
     pub mistake: Option<Mistake>,
+    pub standbys: Standbys,
     /// Of clients and of what they meet on their way.
     chance: Mutex<Chance>,
     /// Faults are over: clients are gentle, and everything must come right.
@@ -54,6 +66,13 @@ impl World {
             pg: Mutex::new(Postgres::new(chance.fork(), mistake)),
             history: Mutex::default(),
             mistake,
+            standbys: chance.pick(&[
+                Standbys::None,
+                Standbys::None,
+                Standbys::Named,
+                Standbys::Named,
+                Standbys::Unnamed,
+            ]),
             chance: Mutex::new(chance.fork()),
             calm: AtomicBool::new(false),
             quiet: AtomicBool::new(false),

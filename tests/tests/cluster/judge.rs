@@ -153,6 +153,11 @@ async fn look(
     Ok(held)
 }
 
+/// A transaction that was open when another node came to lead: it is to be tried again.
+pub fn lost_with_its_leader(what: &str) -> bool {
+    what.starts_with("40001 of ")
+}
+
 /// No client met an error but those that are told apart by `may`, and deadlocks: those are Postgres's, which locks the rows of a statement in an order of its own.
 pub fn no_failures(notes: &[Notes], may: impl Fn(&Part, &str) -> bool) -> anyhow::Result<()> {
     let mut failures = Vec::new();

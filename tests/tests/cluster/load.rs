@@ -431,6 +431,12 @@ impl Client {
             return wire.roll_back_or_close().await;
         }
         let done = wire.text("COMMIT").await;
+        if let Err(failure) = done.as_ref()
+            && failure.code == "40001"
+        {
+            // Whoever is told so knows that nothing of it is there, nor ever will be.
+            return self.fails("COMMIT", done.expect_err("it has failed"));
+        }
         self.changed(key.0, key.1, did, called, "COMMIT", done.map(|()| (1, 1)));
     }
 

@@ -8,7 +8,8 @@ use tokio_postgres::{Client, Error, NoTls, Statement};
 
 /// Longer than any bound that Ripen is set to: whoever waits longer waits for ever.
 const HANG: Duration = Duration::from_secs(40);
-const CONNECT: Duration = Duration::from_secs(5);
+/// Longer than a login takes on a busy machine, Postgres's part of it included.
+const CONNECT: Duration = Duration::from_secs(10);
 
 /// What a connection does to its client, to see whether that is found out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,6 +10,7 @@ const PLAN: Plan = Plan {
     rounds: 1,
     write_delay: "100ms",
     batch_factor: "0.5",
+    logs: 1,
 };
 
 /// Places that every write or flush comes by, and how often before it is the last time: a start writes the log and flushes too.

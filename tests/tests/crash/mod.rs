@@ -19,6 +19,8 @@ pub struct Plan {
     pub rounds: u32,
     pub write_delay: &'static str,
     pub batch_factor: &'static str,
+    /// Most logs; their number is another one at each start.
+    pub logs: u8,
 }
 
 pub const WRITERS: i32 = 6;
@@ -51,6 +53,7 @@ impl Crash {
             ("write_behind", "public.*"),
             ("write_delay", plan.write_delay),
             ("batch_factor", plan.batch_factor),
+            ("logs", &plan.logs.to_string()),
             ("upstream_wait", "1s"),
             ("barrier_timeout", "5s"),
         ];

@@ -66,6 +66,10 @@ const READS: &[&str] = &[
     "read text",
     "read one",
     "read filtered",
+    "read set",
+    "read set in transaction",
+    "read sets",
+    "read sums",
     "read aggregate",
     "read twice",
     "read repeatable",
@@ -125,8 +129,53 @@ impl Session {
                 self.judge(grp, before, &values(&rows), 1, kind);
                 Ok(())
             }
-            "read filtered" => {
+            "read set" => {
+                let sql = "SELECT v FROM cells WHERE grp = $1 ORDER BY id";
+                let rows = self.client.query(sql, &[&g]).await?;
+                self.judge(grp, before, &values(&rows), 3, kind);
+                Ok(())
+            }
+            "read set in transaction" => {
+                let transaction = self.client.transaction().await?;
                 let sql = "SELECT v FROM cells WHERE grp = $1";
+                let rows = transaction.query(sql, &[&g]).await?;
+                let again = transaction.query(sql, &[&g]).await?;
+                transaction.commit().await?;
+                self.judge(grp, before, &values(&rows), 3, kind);
+                self.judge(grp, before, &values(&again), 3, kind);
+                Ok(())
+            }
+            "read sets" => {
+                let next = (grp + 1) % GROUPS;
+                let before_next = self.model.groups[next].before();
+                let sql = "SELECT grp, v FROM cells WHERE grp = ANY($1)";
+                let rows = self.client.query(sql, &[&vec![g, next as i32]]).await?;
+                for (grp, before) in [(grp, before), (next, before_next)] {
+                    let of = |row: &&tokio_postgres::Row| row.get::<_, i32>(0) == grp as i32;
+                    let values = rows.iter().filter(of).map(|row| row.get(1));
+                    self.judge(grp, before, &values.collect::<Vec<i64>>(), 3, kind);
+                }
+                Ok(())
+            }
+            "read sums" => {
+                let sql =
+                    "SELECT count(*), min(v), max(v), sum(v)::bigint FROM cells WHERE grp = $1";
+                let row = self.client.query_one(sql, &[&g]).await?;
+                let count: i64 = row.get(0);
+                let sum: Option<i64> = row.get(3);
+                let values: Vec<i64> = match (row.get(1), row.get(2), sum) {
+                    // All of one moment: then the sum is three times the value.
+                    (Some(least), Some(greatest), Some(sum)) => {
+                        vec![least, greatest, sum - least - greatest]
+                    }
+                    _ => Vec::new(),
+                };
+                let wanted = if count == 3 { 3 } else { 0 };
+                self.judge(grp, before, &values, wanted, kind);
+                Ok(())
+            }
+            "read filtered" => {
+                let sql = "SELECT v FROM cells WHERE grp + 0 = $1";
                 let rows = self.client.query(sql, &[&g]).await?;
                 self.judge(grp, before, &values(&rows), 3, kind);
                 Ok(())
@@ -221,14 +270,19 @@ impl Session {
         };
         let n = group.begun.load(Ordering::SeqCst) + 1;
         if kind == "rollback" {
-            return self.roll_back(grp, n).await;
+            while let Err(error) = self.roll_back(grp, n).await {
+                self.may_try_again(error).await?;
+            }
+            return Ok(());
         }
         group.begun.store(n, Ordering::SeqCst);
         let absent = matches!(kind, "delete insert");
         if absent {
             group.absences.fetch_add(1, Ordering::SeqCst);
         }
-        self.put(grp, n, kind).await?;
+        while let Err(error) = self.put(grp, n, kind).await {
+            self.may_try_again(error).await?;
+        }
         group.acked.store(n, Ordering::SeqCst);
         if absent {
             group.absences.fetch_add(1, Ordering::SeqCst);
@@ -238,6 +292,17 @@ impl Session {
         if self.rng.random_bool(0.5) {
             self.read_in(grp, before, kind).await?;
         }
+        Ok(())
+    }
+
+    /// Whoever writes to Postgres itself may beat a block, of which nothing stays then: it is to be tried again.
+    async fn may_try_again(&self, error: anyhow::Error) -> anyhow::Result<()> {
+        let lost = error.downcast_ref::<tokio_postgres::Error>();
+        let lost = lost.and_then(tokio_postgres::Error::code);
+        if lost != Some(&tokio_postgres::error::SqlState::T_R_SERIALIZATION_FAILURE) {
+            return Err(error);
+        }
+        self.client.batch_execute("ROLLBACK").await?;
         Ok(())
     }
 

@@ -1,6 +1,7 @@
 //! Turns the rows of the catalog queries into a [`Catalog`]. Never asks Postgres: what a row does not say is taken for the worst.
 
 mod index;
+mod sequence;
 
 use super::graph::{self, Relations, acts_as};
 use crate::catalog::*;
@@ -45,6 +46,7 @@ impl Builder {
                 event_triggers: row.try_get(5)?,
                 untrusted_operators: row.try_get(6)?,
                 foreign_operators: foreign.into_iter().collect(),
+                asks_sequences: row.try_get(8)?,
                 ..Catalog::default()
             },
             relations: BTreeMap::new(),
@@ -195,11 +197,14 @@ impl Builder {
             storage: row.try_get(12)?,
             width: row.try_get::<_, i16>(6)? as usize,
             primary_key: Vec::new(),
+            primary_key_name: String::new(),
             checks: Vec::new(),
             unique_columns: BTreeSet::new(),
             indexed_columns: BTreeSet::new(),
+            indexes: BTreeSet::new(),
             expression_columns: BTreeSet::new(),
             replica_identity: char_at(row, 10)?,
+            foreign_keys: Vec::new(),
             foreign_key_columns: BTreeSet::new(),
             referenced_columns: BTreeSet::new(),
             parents: BTreeSet::new(),
@@ -238,6 +243,7 @@ impl Builder {
             default: row.try_get(7)?,
             generated: char_at(row, 8)?,
             identity: char_at(row, 9)?,
+            sequence: None,
             grants: Grants::default(),
         })
     }
@@ -339,6 +345,12 @@ impl Builder {
                 .foreign_key_columns
                 .extend(positions(row.try_get(3)?));
             relation.parents.insert(parent);
+            relation.foreign_keys.push(ForeignKey {
+                columns: positions(row.try_get(3)?),
+                parent,
+                referenced: positions(row.try_get(5)?),
+                simple: row.try_get(11)?,
+            });
         }
         if let Some(relation) = self.relations.get_mut(&parent) {
             relation.deferred.extend(deferred(child));
@@ -414,7 +426,9 @@ impl Builder {
         for relation in self.relations.values_mut() {
             for why in key_obstacles(&self.catalog, relation) {
                 obstacle(&mut relation.read_obstacles, why);
-                obstacle(&mut relation.write_obstacles, why);
+                if !relation.primary_key.is_empty() {
+                    obstacle(&mut relation.write_obstacles, why);
+                }
             }
         }
         for (oid, relation) in self.relations {
@@ -430,13 +444,11 @@ impl Builder {
     }
 }
 
-const FOREIGN_IDENTITY: &str = "replica identity is not the primary key";
-
-/// Why the primary key does not name rows here.
+/// Why the primary key does not name rows here. Where there is none, inserts need no names.
 fn key_obstacles(catalog: &Catalog, relation: &Relation) -> Vec<&'static str> {
     let mut found = Vec::new();
     if relation.primary_key.is_empty() && matches!(relation.kind, 'r' | 'p') {
-        found.push("no primary key");
+        found.push(KEYLESS);
     }
     let key = relation.primary_key.iter();
     for column in key.filter_map(|position| relation.column(*position)) {

@@ -20,7 +20,12 @@ pub const DATABASE: &str = "SELECT current_setting('server_version_num')::int, d
       OR EXISTS (SELECT FROM pg_cast c JOIN pg_proc p ON p.oid = c.castfunc WHERE c.oid >= 16384 AND p.prolang NOT IN (12, 13)) \
       OR EXISTS (SELECT FROM pg_constraint c JOIN pg_depend d ON d.classid = 'pg_constraint'::regclass AND d.objid = c.oid \
                  JOIN pg_proc p ON d.refclassid = 'pg_proc'::regclass AND p.oid = d.refobjid WHERE c.contypid <> 0 AND p.prolang NOT IN (12, 13)), \
-    ARRAY(SELECT DISTINCT oprname::text FROM pg_operator WHERE oid >= 16384) \
+    ARRAY(SELECT DISTINCT oprname::text FROM pg_operator WHERE oid >= 16384), \
+    EXISTS (SELECT FROM pg_proc p WHERE p.oid >= 16384 AND (p.prosrc ~* '(curr|last)val' OR to_jsonb(p)->>'prosqlbody' ~ ':funcid (1575|2559) ')) \
+      OR EXISTS (SELECT FROM pg_rewrite WHERE ev_class >= 16384 AND ev_action::text ~ ':funcid (1575|2559) ') \
+      OR EXISTS (SELECT FROM pg_attrdef WHERE adbin::text ~ ':funcid (1575|2559) ') \
+      OR EXISTS (SELECT FROM pg_constraint WHERE contype = 'c' AND conbin::text ~ ':funcid (1575|2559) ') \
+      OR EXISTS (SELECT FROM pg_policy WHERE concat(polqual::text, polwithcheck::text) ~ ':funcid (1575|2559) ') \
     FROM pg_database d WHERE d.datname = current_database()";
 
 /// OID, name, roles with USAGE.
@@ -70,6 +75,21 @@ pub const COLUMNS: &str = "SELECT a.attrelid, a.attnum, a.attname::text, a.attty
     WHERE a.attnum > 0 AND NOT a.attisdropped AND c.oid >= 16384 AND c.relkind IN ('r', 'p', 'v', 'm', 'f') \
     ORDER BY a.attrelid, a.attnum";
 
+/// Sequences. `currval` needs USAGE or SELECT, `nextval` USAGE or UPDATE.
+pub const SEQUENCES: &str = "SELECT c.oid, c.relfilenode, s.xmin::text, s.seqincrement, \
+    CASE WHEN s.seqincrement > 0 THEN s.seqmax ELSE s.seqmin END, \
+    c.relpersistence = 'p' AND s.seqcache = 1 AND NOT s.seqcycle, \
+    ARRAY(SELECT a.grantee FROM aclexplode(coalesce(c.relacl, acldefault('s', c.relowner))) a WHERE a.privilege_type IN ('USAGE', 'UPDATE')), \
+    ARRAY(SELECT a.grantee FROM aclexplode(coalesce(c.relacl, acldefault('s', c.relowner))) a WHERE a.privilege_type IN ('USAGE', 'SELECT')) \
+    FROM pg_sequence s JOIN pg_class c ON c.oid = s.seqrelid";
+
+/// The one sequence that a column's default depends on, or that its identity is.
+pub const COLUMN_SEQUENCES: &str = "SELECT f.adrelid, f.adnum, min(d.refobjid) FROM pg_attrdef f \
+    JOIN pg_depend d ON d.classid = 'pg_attrdef'::regclass AND d.objid = f.oid AND d.refclassid = 'pg_class'::regclass \
+    JOIN pg_sequence s ON s.seqrelid = d.refobjid WHERE f.adrelid >= 16384 GROUP BY 1, 2 HAVING count(DISTINCT d.refobjid) = 1 \
+    UNION ALL SELECT d.refobjid, d.refobjsubid::int2, d.objid FROM pg_depend d JOIN pg_sequence s ON s.seqrelid = d.objid \
+    WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjsubid > 0 AND d.deptype = 'i'";
+
 /// Privileges on tables (attnum 0) and columns.
 pub const GRANTS: &str = "SELECT c.oid, 0::int2, a.privilege_type, a.grantee \
     FROM pg_class c, aclexplode(coalesce(c.relacl, acldefault('r', c.relowner))) a \
@@ -82,7 +102,7 @@ pub const INDEXES: &str = "SELECT i.indrelid, i.indexrelid, i.indisprimary, i.in
     i.indnkeyatts, i.indkey::int2[], i.indisreplident, i.indexprs IS NOT NULL OR i.indpred IS NOT NULL, \
     (coalesce(i.indexprs::text, '') || coalesce(i.indpred::text, '')) ~ ':varattno 0 ', \
     am.amname NOT IN ('btree', 'hash') OR EXISTS (SELECT FROM unnest(i.indclass::oid[]) o WHERE o >= 16384), \
-    NOT i.indimmediate \
+    NOT i.indimmediate, x.relname::text, am.amname = 'btree' AND i.indisvalid AND i.indpred IS NULL \
     FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid JOIN pg_am am ON am.oid = x.relam JOIN pg_class c ON c.oid = i.indrelid \
     WHERE i.indrelid >= 16384 AND c.relkind IN ('r', 'p', 'm')";
 
@@ -106,7 +126,8 @@ pub fn constraints(version: u32) -> String {
     };
     format!(
         "SELECT c.conrelid, c.conname::text, c.contype::text, coalesce(c.conkey, '{{}}'), c.confrelid, coalesce(c.confkey, '{{}}'), \
-         c.confdeltype::text, c.confupdtype::text, c.convalidated, CASE WHEN c.contype = 'c' THEN pg_get_expr(c.conbin, c.conrelid) END, c.condeferrable \
+         c.confdeltype::text, c.confupdtype::text, c.convalidated, CASE WHEN c.contype = 'c' THEN pg_get_expr(c.conbin, c.conrelid) END, c.condeferrable, \
+         c.contype = 'f' AND c.confmatchtype = 's' AND coalesce(to_jsonb(c)->>'conperiod', 'false') = 'false' \
          FROM pg_constraint c WHERE c.conrelid >= 16384 AND c.contype IN ('c', 'f') {enforced} ORDER BY c.conrelid, c.conname"
     )
 }
@@ -150,6 +171,7 @@ pub const FINGERPRINT: &str = "WITH relation AS MATERIALIZED (SELECT * FROM pg_c
     part(name, row) AS ( \
     SELECT 'class', concat_ws(':', oid, relname, relnamespace, relkind, relpersistence, relnatts, relowner, relrowsecurity, relforcerowsecurity, relispartition, relreplident, relacl::text) FROM relation \
     UNION ALL SELECT 'attribute', concat_ws(':', a.attrelid, a.attnum, a.xmin) FROM pg_attribute a JOIN relation c ON c.oid = a.attrelid WHERE c.oid >= 16384 AND a.attnum > 0 \
+    UNION ALL SELECT 'sequence', concat_ws(':', s.seqrelid, s.xmin, c.relfilenode) FROM pg_sequence s JOIN relation c ON c.oid = s.seqrelid \
     UNION ALL SELECT 'default', concat_ws(':', a.oid, a.xmin) FROM pg_attrdef a JOIN relation c ON c.oid = a.adrelid \
     UNION ALL SELECT 'constraint', concat_ws(':', o.oid, o.xmin) FROM pg_constraint o LEFT JOIN relation c ON c.oid = o.conrelid WHERE o.conrelid = 0 OR c.oid IS NOT NULL \
     UNION ALL SELECT 'index', concat_ws(':', i.indexrelid, i.xmin) FROM pg_index i JOIN relation c ON c.oid = i.indrelid WHERE c.oid >= 16384 \

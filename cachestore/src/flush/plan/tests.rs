@@ -14,7 +14,7 @@ const INT4: TypeOid = TypeOid(23);
 const TEXT: TypeOid = TypeOid(25);
 const TEXTS: TypeOid = TypeOid(1009);
 
-/// Tables 1 (parent), 2 (its child), 3 (with an array column); columns `id int4, a text, b int4`, in 3 `a text[]`.
+/// Tables 1 (parent), 2 (its child), 3 (with an array column), 4 (without a primary key); columns `id int4, a text, b int4`, in 3 `a text[]`.
 fn catalog() -> Catalog {
     let mut catalog = Catalog::default();
     let kinds = [
@@ -35,11 +35,15 @@ fn catalog() -> Catalog {
         (1, "parent", vec![], TEXT),
         (2, "child", vec![TableOid(1)], TEXT),
         (3, "lists", vec![], TEXTS),
+        (4, "events", vec![], TEXT),
     ] {
         let columns = [("id", INT4), ("a", a), ("b", INT4)];
         let columns = columns.into_iter().enumerate();
         let columns = columns.map(|(position, (name, type_oid))| column(position, name, type_oid));
-        let relation = relation(oid, name, columns.collect(), parents);
+        let mut relation = relation(oid, name, columns.collect(), parents);
+        if oid == 4 {
+            relation.primary_key = Vec::new();
+        }
         catalog.relations.insert(relation.oid, Arc::new(relation));
     }
     catalog
@@ -56,6 +60,7 @@ fn column(position: usize, name: &str, type_oid: TypeOid) -> Column {
         default: None,
         generated: '\0',
         identity: '\0',
+        sequence: None,
         grants: Grants::default(),
     }
 }
@@ -72,11 +77,14 @@ fn relation(oid: u32, name: &str, columns: Vec<Column>, parents: Vec<TableOid>) 
         width: columns.len(),
         columns,
         primary_key: vec![0],
+        primary_key_name: "t_pkey".to_owned(),
         checks: Vec::new(),
         unique_columns: Default::default(),
         indexed_columns: Default::default(),
+        indexes: Default::default(),
         expression_columns: Default::default(),
         replica_identity: 'd',
+        foreign_keys: Vec::new(),
         foreign_key_columns: Default::default(),
         referenced_columns: Default::default(),
         parents: parents.into_iter().collect(),
@@ -257,4 +265,34 @@ fn what_no_longer_fits_names_its_group() {
     }
     // Dropped columns are nobody's fault.
     assert!(planned(&[update(1, 1, &[8], &[])]).is_empty());
+}
+
+#[test]
+fn rows_without_a_key_are_inserted_whatever_the_log_calls_them() {
+    let expected = r#"INSERT INTO "s"."events" ("id", "a", "b") SELECT u.c0, u.c1, u.c2 FROM unnest($1::integer[], $2::text[], $3::integer[]) AS u(c0, c1, c2) × 2"#;
+    assert_eq!(texts(&[insert(4, 7), insert(4, 8)]), [expected]);
+    let (catalog, shapes) = (catalog(), Shapes::new());
+    let misfit = plan(written(&catalog, &shapes), &[&delete(4, 7)]).unwrap_err();
+    assert_eq!(misfit.sqlstate, "42P10");
+}
+
+/// A table that had no primary key when rows were queued, and has one when they are written, or the other way round.
+#[test]
+fn a_key_that_came_later_is_not_looked_for() {
+    let catalog = catalog();
+    let shape = |key: &[u16]| {
+        let types = [(0, INT4), (1, TEXT), (2, INT4)].into();
+        let key = key.to_vec();
+        Arc::new(crate::change::Shape { key, types })
+    };
+    let keyless: Shapes = [(TableOid(1), shape(&[]))].into();
+    let mut queued = insert(1, 7);
+    queued.rows[0].row.key = Key::from_bytes(b"some place of the log's own");
+    assert_eq!(
+        plan(written(&catalog, &keyless), &[&queued]).unwrap().len(),
+        1
+    );
+    let keyed: Shapes = [(TableOid(4), shape(&[0]))].into();
+    let misfit = plan(written(&catalog, &keyed), &[&insert(4, 7)]).unwrap_err();
+    assert_eq!(misfit.sqlstate, "42P10");
 }

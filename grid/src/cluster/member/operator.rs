@@ -126,9 +126,20 @@ impl Operator {
     pub async fn leave(&self) {
         let node = self.shared.node;
         let question = Question::Leave(node);
-        while self.log.members().addresses.contains_key(&node) {
-            if self.shared.wish(&self.log, &question).await == Some(Told::Done) {
+        loop {
+            let mut others = self.log.members().addresses;
+            if others.remove(&node).is_none() {
                 return;
+            }
+            match self.shared.wish(&self.log, &question).await {
+                Some(Told::Done) => return,
+                Some(Told::Later) => {}
+                // Who is no member any more hears of no leader, nor that it is none: the others know.
+                Some(Told::Elsewhere(_)) | None => {
+                    if self.shared.search(others.into_values(), &question).await {
+                        return;
+                    }
+                }
             }
             tokio::time::sleep(JOIN_PERIOD).await;
         }

@@ -36,7 +36,8 @@ impl Handle {
     /// When it cannot be reached, or does not know the question.
     pub async fn ask_relay(&self, question: Bytes, patience: Duration) -> io::Result<Bytes> {
         let question = Question::Relay(question).encode();
-        self.question_leader(question, RELAY_LANE, patience).await
+        self.question_leader(0, question, RELAY_LANE, patience)
+            .await
     }
 }
 

@@ -13,17 +13,20 @@ const ZONE_HOURS_MAX: i64 = 15;
 
 type Read<T> = Result<T, Failure>;
 
-/// Reads `YYYY-MM-DD`.
+/// Reads `YYYY-MM-DD`; an offset behind a blank, as JDBC sends it, means nothing.
 pub(crate) fn date(text: &str) -> Read<i32> {
     match text {
         "infinity" => return Ok(i32::MAX),
         "-infinity" => return Ok(i32::MIN),
         _ => {}
     }
-    match take_date(text)? {
-        (days, "") => Ok(days as i32),
-        _ => Err(Failure::Refused),
+    let (days, rest) = take_date(text)?;
+    if let Some(offset) = rest.strip_prefix(' ') {
+        zone_offset(offset)?;
+    } else if !rest.is_empty() {
+        return Err(Failure::Refused);
     }
+    Ok(days as i32)
 }
 
 /// Reads `HH:MM[:SS[.ffffff]]`.
@@ -43,12 +46,13 @@ pub(crate) fn timetz(text: &str) -> Read<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Reads a date, then a blank or `T` and a time, or the date alone.
+/// Reads a date, then a blank or `T` and a time, or the date alone. An offset behind a time, as JDBC sends it, means nothing.
 pub(crate) fn timestamp(text: &str) -> Read<i64> {
-    match take_timestamp(text)? {
-        (micros, "") => Ok(micros),
-        _ => Err(Failure::Refused),
+    let (micros, rest) = take_timestamp(text)?;
+    if !rest.is_empty() {
+        offset_of(text, rest)?;
     }
+    Ok(micros)
 }
 
 /// Reads the same with an offset, or without one in the session's zone.
@@ -60,10 +64,17 @@ pub(crate) fn timestamptz(text: &str, settings: &Settings) -> Read<i64> {
             let zone = settings.zone.as_ref().ok_or(Failure::Refused)?;
             Ok(zone.to_instant(micros)?)
         }
+        (_, rest) => Ok(micros - offset_of(text, rest)? * MICROS_PER_SECOND),
+    }
+}
+
+/// The offset at the end of a timestamp's text, in seconds east of UTC.
+fn offset_of(text: &str, rest: &str) -> Read<i64> {
+    match rest {
         // A date directly followed by an offset is read differently.
         _ if text.len() - rest.len() == 10 => Err(Failure::Refused),
-        (_, "Z") => Ok(micros),
-        (_, offset) => Ok(micros - zone_offset(offset)? * MICROS_PER_SECOND),
+        "Z" => Ok(0),
+        offset => zone_offset(offset),
     }
 }
 

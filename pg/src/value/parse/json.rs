@@ -2,6 +2,7 @@
 
 use super::Failure;
 use crate::value::Numeric;
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
@@ -20,7 +21,8 @@ pub(crate) fn jsonb(text: &str) -> Result<Vec<u8>, Failure> {
     Ok(out.into_bytes())
 }
 
-fn read(text: &str) -> Result<Node<'_>, Failure> {
+/// Reads JSON of any kind.
+pub(crate) fn read(text: &str) -> Result<Node<'_>, Failure> {
     let mut reader = Reader(text);
     let node = reader.value(0).ok_or(Failure::Refused)?;
     reader.skip_blanks();
@@ -31,16 +33,18 @@ fn read(text: &str) -> Result<Node<'_>, Failure> {
 }
 
 /// A piece of JSON; strings and numbers as they were written.
-enum Node<'a> {
+pub(crate) enum Node<'a> {
     Word(&'static str),
     Number(&'a str),
     String(&'a str),
     Array(Vec<Node<'a>>),
-    Object(Vec<(&'a str, Node<'a>)>),
+    /// Of equal keys the last counts.
+    Object(Vec<(Cow<'a, str>, Node<'a>)>),
 }
 
 impl Node<'_> {
-    fn print(&self, out: &mut String) -> Result<(), Failure> {
+    /// Appends the form in which Postgres prints it as `jsonb`.
+    pub(crate) fn print(&self, out: &mut String) -> Result<(), Failure> {
         match self {
             Node::Word(word) => out.push_str(word),
             Node::Number(text) => out.push_str(&Numeric::parse(text)?.to_text()),
@@ -59,7 +63,7 @@ impl Node<'_> {
     }
 }
 
-fn print_object(members: &[(&str, Node<'_>)], out: &mut String) -> Result<(), Failure> {
+fn print_object(members: &[(Cow<'_, str>, Node<'_>)], out: &mut String) -> Result<(), Failure> {
     // Postgres orders keys by length, then by bytes.
     let mut ordered = BTreeMap::new();
     for (key, node) in members {
@@ -95,8 +99,15 @@ fn print_string(text: &str, out: &mut String) {
     out.push('"');
 }
 
+/// A text as it is written in a string.
+pub(crate) fn escape(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() + 2);
+    print_string(text, &mut out);
+    out[1..out.len() - 1].to_owned()
+}
+
 /// The text that a valid string stands for; `None` of U+0000 and of half surrogate pairs.
-fn unescape(written: &str) -> Option<String> {
+pub(crate) fn unescape(written: &str) -> Option<String> {
     let mut text = String::with_capacity(written.len());
     let mut rest = written;
     while let Some(at) = rest.find('\\') {
@@ -163,12 +174,12 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn member(&mut self, depth: usize) -> Option<(&'a str, Node<'a>)> {
+    fn member(&mut self, depth: usize) -> Option<(Cow<'a, str>, Node<'a>)> {
         self.skip_blanks();
         let key = self.string()?;
         self.skip_blanks();
         self.expect(":")?;
-        Some((key, self.value(depth + 1)?))
+        Some((Cow::Borrowed(key), self.value(depth + 1)?))
     }
 
     fn skip_blanks(&mut self) {

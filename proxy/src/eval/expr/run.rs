@@ -1,9 +1,9 @@
 //! Runs an expression on a row: three-valued logic, strict functions, comparisons. Never yields a value of another type than the expression says.
 
-use super::{Comparison, Env, Expr, Function, Node, Outcome, REFUSED, Repr, Scalar};
+use super::{Comparison, Env, Expr, Function, JsonFunction, Node, Outcome, REFUSED, Repr, Scalar};
 use crate::eval::{EvalError, array};
 use ripen_pg::tuple::{Datum, Tuple};
-use ripen_pg::value::ops::{self, CastKind, TextOrder};
+use ripen_pg::value::ops::{self, CastKind, JsonKey, TextOrder};
 use ripen_pg::value::{self, Value, oid};
 use std::cmp::Ordering;
 
@@ -33,7 +33,9 @@ impl Expr {
                 self.logic(env)
             }
             Node::Compare(..) | Node::Distinct(..) | Node::NullIf(..) => self.comparison(env),
-            Node::Arithmetic(..) | Node::Negate(_) | Node::Call(..) => self.computed(env),
+            Node::Arithmetic(..) | Node::Negate(_) | Node::Call(..) | Node::Json(..) => {
+                self.computed(env)
+            }
         }
     }
 
@@ -152,15 +154,17 @@ impl Expr {
                 Some(inner) => ops::negate(inner.value()?)?,
                 None => return Ok(None),
             },
-            Node::Call(function, args) => {
-                let args: Vec<Option<Scalar<'_>>> = args
-                    .iter()
-                    .map(|arg| arg.eval(env))
-                    .collect::<Result<_, _>>()?;
-                let Some(args) = args.into_iter().collect::<Option<Vec<_>>>() else {
-                    return Ok(None);
-                };
-                call(*function, &args, self.order)?
+            Node::Call(function, args) => match values(args, env)? {
+                Some(args) => call(*function, &args, self.order)?,
+                None => return Ok(None),
+            },
+            Node::Json(function, args) => {
+                let args = values(args, env)?;
+                let found = args.map(|args| json(*function, &args)).transpose()?;
+                match found.flatten() {
+                    Some(value) => value,
+                    None => return Ok(None),
+                }
             }
             _ => return Err(REFUSED),
         };
@@ -303,6 +307,15 @@ pub fn merged(left: Option<TextOrder>, right: Option<TextOrder>) -> Option<TextO
     }
 }
 
+/// All of them, of which none may be NULL. All are computed first, for their errors.
+fn values<'a>(args: &'a [Expr], env: &Env<'a>) -> Result<Option<Vec<Scalar<'a>>>, EvalError> {
+    let all: Vec<Option<Scalar<'_>>> = args
+        .iter()
+        .map(|arg| arg.eval(env))
+        .collect::<Result<_, _>>()?;
+    Ok(all.into_iter().collect())
+}
+
 fn call(
     function: Function,
     args: &[Scalar<'_>],
@@ -334,5 +347,42 @@ fn call(
         },
         Function::Trunc => ops::trunc(first, number(1)?)?,
         Function::Upper => ops::upper(first, order)?,
+    })
+}
+
+fn json(function: JsonFunction, args: &[Scalar<'_>]) -> Result<Option<Value<'static>>, EvalError> {
+    let text = |index: usize| match args.get(index).ok_or(REFUSED)?.value()? {
+        Value::Jsonb(text) | Value::Text(text) => Ok::<_, EvalError>(&**text),
+        _ => Err(REFUSED),
+    };
+    let key = || match args.get(1).ok_or(REFUSED)?.value()? {
+        Value::Int4(index) => Ok(JsonKey::Index(*index)),
+        Value::Text(name) => Ok::<_, EvalError>(JsonKey::Name(name)),
+        _ => Err(REFUSED),
+    };
+    let first = text(0)?;
+    Ok(match function {
+        JsonFunction::Concat => Some(ops::json_concat(first, text(1)?)?),
+        JsonFunction::Field => ops::json_field(first, key()?)?,
+        JsonFunction::Text => ops::json_text(first, key()?)?,
+        JsonFunction::Without => Some(ops::json_without(first, key()?)?),
+        JsonFunction::Has => Some(ops::json_has(first, text(1)?)?),
+        JsonFunction::Set => {
+            let Some(Scalar::Raw(path)) = args.get(1) else {
+                return Err(REFUSED);
+            };
+            let path = array::elements(oid::TEXT_ARRAY, path).ok_or(REFUSED)?;
+            let path: Option<Vec<&str>> = path
+                .into_iter()
+                .map(|name| str::from_utf8(name?).ok())
+                .collect();
+            let create = match args.get(3).map(Scalar::value) {
+                None => true,
+                Some(Ok(Value::Bool(create))) => *create,
+                Some(_) => return Err(REFUSED),
+            };
+            let path = path.ok_or(REFUSED)?;
+            Some(ops::json_set(first, &path, text(2)?, create)?)
+        }
     })
 }

@@ -50,6 +50,11 @@ async fn member(folder: &Path, node: u64, seeds: Vec<String>) -> Member {
     opened.unwrap()
 }
 
+fn clustered(member: &Member, stop: CancellationToken) -> Clustered {
+    let nothing: GivenBack = Box::new(|| Box::pin(std::future::ready(())));
+    Clustered::new(member.operator(), Arc::default(), nothing, stop)
+}
+
 async fn until(mut fact: impl AsyncFnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !fact().await {
@@ -64,9 +69,8 @@ async fn a_node_is_drained_and_leaves_and_stops_then() {
     let mut members = vec![member(folder.path(), 1, Vec::new()).await];
     let seed = members[0].operator().status().address;
     let stops: [CancellationToken; 3] = Default::default();
-    let control = |members: &[Member], place: usize| {
-        Clustered::new(members[place].operator(), stops[place].clone())
-    };
+    let control =
+        |members: &[Member], place: usize| clustered(&members[place], stops[place].clone());
     let alone = control(&members, 0);
     assert!(matches!(alone.drain().await, Err(ControlError::Alone)));
     assert!(matches!(alone.leave().await, Err(ControlError::Alone)));
@@ -103,7 +107,7 @@ async fn a_node_is_drained_and_leaves_and_stops_then() {
 async fn who_is_not_drained_in_time_serves_as_before() {
     let folder = tempfile::tempdir().unwrap();
     let member = member(folder.path(), 1, Vec::new()).await;
-    let control = Clustered::new(member.operator(), CancellationToken::new());
+    let control = clustered(&member, CancellationToken::new());
     let never = std::future::pending();
     let patience = Duration::from_millis(10);
     let late = control.quietly(patience, "it did not happen", never).await;

@@ -22,7 +22,7 @@ impl Compiler<'_> {
     }
 
     /// All of them in their common type.
-    pub(super) fn unified(&self, pieces: Vec<Piece>) -> Compiled<Vec<Expr>> {
+    pub fn unified(&self, pieces: Vec<Piece>) -> Compiled<Vec<Expr>> {
         let common = self.common_type(&pieces)?;
         pieces
             .into_iter()
@@ -38,7 +38,14 @@ impl Compiler<'_> {
 
     pub(super) fn coalesce(&self, expr: &pb::CoalesceExpr, depth: usize) -> Compiled<Expr> {
         let args = self.unified(self.pieces(&expr.args, depth)?)?;
-        Ok(like(&args.clone(), Node::Coalesce(args)))
+        // As Postgres simplifies it: behind a constant nothing is looked at, and one in front is the result.
+        let known = |arg: &Expr| matches!(arg.node, Node::Const(Some(_)));
+        let count = args.iter().position(known).map_or(args.len(), |at| at + 1);
+        let node = match args.first() {
+            Some(first) if known(first) => first.node.clone(),
+            _ => Node::Coalesce(args[..count].to_vec()),
+        };
+        Ok(like(&args, node))
     }
 
     pub(super) fn extreme(&self, expr: &pb::MinMaxExpr, depth: usize) -> Compiled<Expr> {

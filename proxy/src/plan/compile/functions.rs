@@ -1,7 +1,8 @@
 //! Calls of built-in functions that are computed here. Never calls one whose name could mean a function of users.
 
 use super::operators::{Class, class};
-use super::{Compiled, Compiler, Piece, plain};
+use super::{Compiled, Compiler, Draw, Piece, plain};
+use crate::eval::aggregates::Kind;
 use crate::eval::expr::{Expr, Function, Node};
 use crate::plan::parse::{pb, strings};
 use ripen_pg::ids::TypeOid;
@@ -16,7 +17,6 @@ impl Compiler<'_> {
             && call.agg_filter.is_none()
             && call.over.is_none()
             && !call.agg_within_group
-            && !call.agg_star
             && !call.agg_distinct
             && !call.func_variadic;
         let parts = strings(&call.funcname);
@@ -25,8 +25,14 @@ impl Compiler<'_> {
         if !plain_call || !builtin {
             return Err(unknown());
         }
-        let args = self.pieces(&call.args, depth)?;
         let name = parts.last().copied().unwrap_or_default();
+        if let Some(kind) = Kind::of_name(name).filter(|_| self.sums_here()) {
+            return self.aggregate(kind, call, depth)?.ok_or_else(unknown);
+        }
+        if call.agg_star {
+            return Err(unknown());
+        }
+        let args = self.pieces(&call.args, depth)?;
         self.builtin(name, args)?.ok_or_else(unknown)
     }
 
@@ -36,6 +42,7 @@ impl Compiler<'_> {
                 Some(moment(Node::TransactionNow))
             }
             "statement_timestamp" if args.is_empty() => Some(moment(Node::StatementNow)),
+            "gen_random_uuid" if args.is_empty() => Some(self.draw(Draw::Uuid)?),
             "lower" => self.on_text(Function::Lower, oid::TEXT, args, 1)?,
             "upper" => self.on_text(Function::Upper, oid::TEXT, args, 1)?,
             "length" | "char_length" | "character_length" => self.length(name, args)?,
@@ -53,6 +60,7 @@ impl Compiler<'_> {
             "round" => on_number(Function::Round, args, false),
             "trunc" => on_number(Function::Trunc, args, false),
             "mod" => modulo(args),
+            "jsonb_set" => self.json_set(args)?,
             _ => None,
         })
     }

@@ -1,6 +1,6 @@
 //! Operators, with the operand types that Postgres's operator resolution finds in the plain cases. Never uses an operator name that a user has defined anew.
 
-use super::{Compiled, Compiler, Piece, boolean, named_type, plain, refuse};
+use super::{Compiled, Compiler, Piece, boolean, json, named_type, plain, refuse};
 use crate::eval::expr::{Comparison, Expr, Function, Node, Repr, merged};
 use crate::plan::parse::{NodeEnum, inner, items, operator, pb};
 use ripen_pg::ids::TypeOid;
@@ -63,6 +63,9 @@ impl Compiler<'_> {
         }
         let left = self.child(&expr.lexpr, depth)?;
         let right = self.child(&expr.rexpr, depth)?;
+        if let Some(function) = json::operator(name, &left, &right) {
+            return self.json_operator(function, left, right);
+        }
         match name {
             "=" => self.compare(Comparison::Eq, left, right),
             "<>" => self.compare(Comparison::Ne, left, right),

@@ -2,6 +2,7 @@
 
 use super::Touch;
 use crate::plan::parse::{NodeEnum, inner, items, pb, strings};
+use crate::plan::sequences::SequenceUse;
 use crate::plan::types;
 use serde_json::Value;
 
@@ -21,7 +22,6 @@ impl Touch<'_> {
         match node {
             NodeEnum::AConst(_)
             | NodeEnum::ParamRef(_)
-            | NodeEnum::SetToDefault(_)
             | NodeEnum::AStar(_)
             | NodeEnum::String(_)
             | NodeEnum::Integer(_)
@@ -31,6 +31,10 @@ impl Touch<'_> {
             | NodeEnum::SqlvalueFunction(_)
             | NodeEnum::CurrentOfExpr(_)
             | NodeEnum::MergeSupportFunc(_) => {}
+            // Of any column; perhaps `nextval`.
+            NodeEnum::SetToDefault(_) => {
+                self.effects.sequences = self.effects.sequences.max(SequenceUse::Moves);
+            }
             NodeEnum::ColumnRef(column) => self.column(column),
             NodeEnum::AExpr(expr) => {
                 self.optional(&expr.lexpr);

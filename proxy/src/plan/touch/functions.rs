@@ -1,6 +1,7 @@
 //! What calling a function by this name may touch. Never resolves overloads: the worst of all that the name may mean counts.
 
 use super::Touch;
+use crate::plan::sequences::SequenceUse;
 use crate::plan::types;
 use ripen_cachestore::catalog::Volatility;
 
@@ -77,6 +78,12 @@ impl Touch<'_> {
     fn builtin(&mut self, name: &str) {
         if RUN_SQL.contains(&name) || name.starts_with("binary_upgrade_") {
             self.user_code("calls a function that runs SQL");
+        }
+        if name == "setval" {
+            self.everything("changes a sequence");
+        }
+        if name == "setval" || name == "nextval" {
+            self.effects.sequences = self.effects.sequences.max(SequenceUse::Moves);
         }
         if name == "pg_export_snapshot" {
             self.read_everything("others may read by its snapshot");

@@ -3,7 +3,8 @@
 use super::Touch;
 use crate::plan::names::Named;
 use crate::plan::parse::pb;
-use ripen_cachestore::catalog::Relation;
+use crate::plan::sequences::SequenceUse;
+use ripen_cachestore::catalog::{Column, Relation};
 use ripen_pg::ids::TableOid;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -75,6 +76,7 @@ impl Touch<'_> {
             Access::Read => {}
             Access::Lock => self.lock(relation),
             Access::Insert => {
+                self.draw(relation);
                 self.write(relation, false);
                 self.defer(relation);
                 self.reads.tables.extend(&relation.parents);
@@ -99,11 +101,23 @@ impl Touch<'_> {
                 self.reads.tables.extend(&relation.children);
             }
             Access::All => {
+                self.draw(relation);
                 self.write(relation, true);
                 self.defer(relation);
                 self.reads.tables.extend(&relation.parents);
                 self.reads.tables.extend(&relation.children);
             }
+        }
+    }
+
+    /// New rows may take values of sequences.
+    fn draw(&mut self, relation: &Relation) {
+        let draws = |column: &Column| {
+            let named = |text: &String| text.contains("nextval");
+            column.sequence.is_some() || column.default.as_ref().is_some_and(named)
+        };
+        if relation.kind != 'r' || relation.columns.iter().any(draws) {
+            self.effects.sequences = self.effects.sequences.max(SequenceUse::Moves);
         }
     }
 

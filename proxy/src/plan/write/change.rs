@@ -11,7 +11,7 @@ use ripen_pg::value::oid;
 use ripen_pg::value::ops::Arithmetic;
 use std::collections::BTreeSet;
 
-/// Columns that an UPDATE may assign without Postgres looking at other rows.
+/// Columns that an UPDATE may assign without Postgres looking at other rows, but for those that a foreign key refers to (`parents.rs`).
 fn assignable(table: &Relation, column: &Column) -> Compiled<()> {
     let position = column.position;
     if table.primary_key.contains(&position) {
@@ -20,10 +20,8 @@ fn assignable(table: &Relation, column: &Column) -> Compiled<()> {
     if table.unique_columns.contains(&position) {
         return refuse("unique", "changes a column with another unique constraint");
     }
-    let linked = table.foreign_key_columns.contains(&position)
-        || table.referenced_columns.contains(&position);
-    if linked {
-        return refuse("foreign-key", "changes a column of a foreign key");
+    if table.referenced_columns.contains(&position) {
+        return refuse("foreign-key", "changes a column that other tables refer to");
     }
     if table.expression_columns.contains(&position) {
         return refuse(
@@ -71,9 +69,11 @@ fn assignment(compiler: &Compiler<'_>, table: &Relation, node: &NodeEnum) -> Com
         return refuse("shape", "the SET list is not understood");
     };
     let column = table.column_named(&target.name);
-    let (Some(column), true, Some(node)) =
-        (column, target.indirection.is_empty(), inner(&target.val))
-    else {
+    let value = match inner(&target.val) {
+        Some(NodeEnum::MultiAssignRef(part)) => row_item(part),
+        other => other,
+    };
+    let (Some(column), true, Some(node)) = (column, target.indirection.is_empty(), value) else {
         return refuse("column", "assigns something that is not a plain column");
     };
     assignable(table, column)?;
@@ -83,6 +83,16 @@ fn assignment(compiler: &Compiler<'_>, table: &Relation, node: &NodeEnum) -> Com
         increment: increment(column, &expr),
         expr,
     })
+}
+
+/// What one column gets in `(a, b) = (x, y)`; `None` where that is not a row of as many values.
+fn row_item(part: &pb::MultiAssignRef) -> Option<&NodeEnum> {
+    let Some(NodeEnum::RowExpr(row)) = inner(&part.source) else {
+        return None;
+    };
+    let fits = usize::try_from(part.ncolumns) == Ok(row.args.len());
+    let at = usize::try_from(part.colno).ok()?.checked_sub(1)?;
+    row.args.get(at)?.node.as_ref().filter(|_| fits)
 }
 
 /// Recognises `column ± amount` where repeating it on another base means the same.

@@ -7,6 +7,7 @@ use tokio_postgres::Row;
 
 /// A row of `sql::INDEXES`.
 pub struct Index {
+    name: String,
     primary: bool,
     unique: bool,
     usable: bool,
@@ -19,6 +20,8 @@ pub struct Index {
     unusual: bool,
     computed_from: BTreeSet<usize>,
     deferrable: bool,
+    /// Columns by which it finds rows.
+    leading: Vec<usize>,
 }
 
 impl Index {
@@ -26,7 +29,12 @@ impl Index {
         let keys = row.try_get::<_, i16>(6)? as usize;
         let columns: Vec<i16> = row.try_get(7)?;
         let oid: u32 = row.try_get(1)?;
+        let finds: bool = row.try_get(14)?;
+        // 0 stands for an expression.
+        let leading = columns.iter().take(keys).take_while(|column| **column > 0);
+        let leading = leading.filter(|_| finds).copied().collect();
         Ok(Index {
+            name: row.try_get(13)?,
             primary: row.try_get(2)?,
             unique: row.try_get::<_, bool>(3)? || row.try_get::<_, bool>(4)?,
             usable: row.try_get(5)?,
@@ -38,11 +46,15 @@ impl Index {
             unusual: row.try_get(11)?,
             computed_from: computed_from.get(&oid).cloned().unwrap_or_default(),
             deferrable: row.try_get(12)?,
+            leading: positions(leading),
         })
     }
 
     pub fn note(&self, relation: &mut Relation) {
         relation.indexed_columns.extend(&self.stored);
+        if !self.leading.is_empty() {
+            relation.indexes.insert(self.leading.clone());
+        }
         let computed = self.computed_columns(relation);
         relation.expression_columns.extend(&computed);
         if self.unusual {
@@ -50,6 +62,8 @@ impl Index {
         }
         if self.primary && self.usable {
             relation.primary_key = self.key.clone();
+            // The constraint has the same name always.
+            relation.primary_key_name.clone_from(&self.name);
         } else if self.unique {
             relation.unique_columns.extend(&self.key);
             relation.unique_columns.extend(&computed);
