@@ -132,15 +132,15 @@ async fn dropped_log_frees_its_directory() {
 #[tokio::test]
 async fn log_in_memory_mode_survives_a_kill() {
     let disk = SimDisk::new();
-    let options = LogOptions {
+    let in_memory = || LogOptions {
         durability: Durability::Memory,
         ..options(&disk)
     };
-    let (log, _) = open(&options).await.unwrap();
+    let (log, _) = open(&in_memory()).await.unwrap();
     write(&log, 0..500, 100).await;
     disk.kill();
     drop(log);
-    let (_log, numbers) = open(&options).await.unwrap();
+    let (_log, numbers) = open(&in_memory()).await.unwrap();
     assert_eq!(numbers.get(), (0..500).collect::<Vec<_>>());
 }
 

@@ -18,7 +18,8 @@ pub fn seeds() -> std::ops::Range<u64> {
 struct Run {
     rng: StdRng,
     disk: SimDisk,
-    options: LogOptions,
+    durability: Durability,
+    snapshot_after_bytes: u64,
     /// Next number to be proposed.
     next: u64,
     acknowledged: Vec<u64>,
@@ -29,19 +30,24 @@ struct Run {
 impl Run {
     fn new(seed: u64, durability: Durability) -> Run {
         let mut rng = StdRng::seed_from_u64(seed);
-        let disk = SimDisk::new();
-        let options = LogOptions {
-            durability,
-            snapshot_after_bytes: rng.random_range(10_000..100_000),
-            ..options(&disk)
-        };
+        let snapshot_after_bytes = rng.random_range(10_000..100_000);
         Run {
             rng,
-            disk,
-            options,
+            disk: SimDisk::new(),
+            durability,
+            snapshot_after_bytes,
             next: 0,
             acknowledged: Vec::new(),
             seen: Vec::new(),
+        }
+    }
+
+    /// What a process starts with.
+    fn options(&self) -> LogOptions {
+        LogOptions {
+            durability: self.durability,
+            snapshot_after_bytes: self.snapshot_after_bytes,
+            ..options(&self.disk)
         }
     }
 
@@ -52,7 +58,7 @@ impl Run {
             operations_left: Some(operations),
             ..Faults::default()
         });
-        if let Ok((log, numbers)) = open(&self.options).await {
+        if let Ok((log, numbers)) = open(&self.options()).await {
             self.check(&numbers.get());
             self.write(&log).await;
             log.shutdown().await;
@@ -102,7 +108,7 @@ impl Run {
     }
 
     async fn check_at_the_end(&mut self) {
-        let (log, numbers) = open(&self.options).await.unwrap();
+        let (log, numbers) = open(&self.options()).await.unwrap();
         self.check(&numbers.get());
         log.shutdown().await;
     }
@@ -145,32 +151,31 @@ async fn power_loss_in_memory_mode_leaves_a_beginning() {
     }
 }
 
+fn in_memory(disk: &SimDisk) -> LogOptions {
+    LogOptions {
+        durability: Durability::Memory,
+        ..options(disk)
+    }
+}
+
 /// As soon as a flush's start is durable Postgres may have the flush: then the log must know of it, and of all that it carried.
 #[tokio::test]
 async fn the_start_of_a_flush_survives_a_power_loss_even_in_memory_mode() {
     let disk = SimDisk::new();
-    let options = LogOptions {
-        durability: Durability::Memory,
-        ..options(&disk)
-    };
-    let (log, _) = open(&options).await.unwrap();
+    let (log, _) = open(&in_memory(&disk)).await.unwrap();
     write_slowly(&log, 0..20, 1000).await;
     log.propose(flush_start(20)).await.unwrap();
     write_slowly(&log, 21..40, 1000).await;
     disk.crash(|_| 0);
     drop(log);
-    let (_log, numbers) = open(&options).await.unwrap();
+    let (_log, numbers) = open(&in_memory(&disk)).await.unwrap();
     assert_eq!(numbers.get(), Vec::from_iter(0..=20));
 }
 
 /// Forty batches in memory mode, of which a power loss takes the tenth and leaves the others.
 async fn with_a_hole() -> SimDisk {
     let disk = SimDisk::new();
-    let options = LogOptions {
-        durability: Durability::Memory,
-        ..options(&disk)
-    };
-    let (log, _) = open(&options).await.unwrap();
+    let (log, _) = open(&in_memory(&disk)).await.unwrap();
     write_slowly(&log, 0..40, 30).await;
     let mut writes = 0;
     disk.crash(|bound| {
@@ -200,11 +205,7 @@ async fn records_behind_a_hole_stay_cut() {
 #[tokio::test]
 async fn what_was_seen_after_a_kill_survives_a_power_loss() {
     let disk = SimDisk::new();
-    let memory = LogOptions {
-        durability: Durability::Memory,
-        ..options(&disk)
-    };
-    let (log, _) = open(&memory).await.unwrap();
+    let (log, _) = open(&in_memory(&disk)).await.unwrap();
     write_slowly(&log, 0..100, 1000).await;
     disk.kill();
     drop(log);

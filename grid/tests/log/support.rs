@@ -100,11 +100,11 @@ pub fn flush_start(number: u64) -> Command {
 
 pub const DIR: &str = "/log";
 
-/// Small segments on a simulated disk.
+/// Small segments on a simulated disk, for a process that starts now.
 pub fn options(disk: &SimDisk) -> LogOptions {
     LogOptions {
         segment_bytes: 16 << 10,
-        disk: Arc::new(disk.clone()),
+        disk: Arc::new(disk.of_new_process()),
         ..LogOptions::new(DIR)
     }
 }

@@ -1,7 +1,7 @@
 //! A file system in memory that crashes, tears, refuses and forgets on demand, for simulations. Never touches the real one.
 
 use super::{Disk, DiskFile, LockGuard, Pace, Waiting};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
@@ -12,7 +12,12 @@ const SECTOR_BYTES: usize = 512;
 
 /// A file system in memory. Clones share it. What is not synced survives [`SimDisk::crash`] only by chance.
 #[derive(Clone, Default)]
-pub struct SimDisk(Arc<Mutex<State>>, Option<Pace>);
+pub struct SimDisk {
+    state: Arc<Mutex<State>>,
+    pace: Option<Pace>,
+    /// How often it had crashed when the process started that uses it; it does nothing more for one of before.
+    started: Option<u64>,
+}
 
 #[derive(Default)]
 struct State {
@@ -69,28 +74,39 @@ impl SimDisk {
 
     /// One that needs no threads: see [`Waiting::Pauses`].
     pub fn paced(pace: Pace) -> SimDisk {
-        SimDisk(Arc::default(), Some(pace))
+        SimDisk {
+            pace: Some(pace),
+            ..SimDisk::default()
+        }
+    }
+
+    /// The same disk, for a process that starts now: once it has crashed or been killed, threads that are left of it change nothing here.
+    pub fn of_new_process(&self) -> SimDisk {
+        SimDisk {
+            started: Some(self.state.lock().crashes),
+            ..self.clone()
+        }
     }
 
     /// Sets what shall go wrong from now on.
     pub fn set_faults(&self, faults: Faults) {
-        self.0.lock().faults = faults;
+        self.state.lock().faults = faults;
     }
 
     /// Whether the machine is dead for want of operations.
     pub fn is_dead(&self) -> bool {
-        self.0.lock().faults.operations_left == Some(0)
+        self.state.lock().faults.operations_left == Some(0)
     }
 
     /// Operations done so far.
     pub fn operations(&self) -> u64 {
-        self.0.lock().operations
+        self.state.lock().operations
     }
 
     /// Power loss and restart: open files and locks are gone, and of what was not synced each write survives whole, in some sectors or not at all,
     /// as `chance` says (called with a bound, returns less). Faults end.
     pub fn crash(&self, mut chance: impl FnMut(u64) -> u64) {
-        let mut state = self.0.lock();
+        let mut state = self.state.lock();
         state.crashes += 1;
         state.faults = Faults::default();
         state.locks.clear();
@@ -110,7 +126,7 @@ impl SimDisk {
 
     /// The process is killed, the machine lives on: open files and locks are gone, everything written is still there.
     pub fn kill(&self) {
-        let mut state = self.0.lock();
+        let mut state = self.state.lock();
         state.crashes += 1;
         state.faults = Faults::default();
         state.locks.clear();
@@ -118,7 +134,7 @@ impl SimDisk {
 
     /// Flips bits of a byte behind everybody's back. Panics if it does not exist.
     pub fn flip(&self, path: &Path, offset: usize, mask: u8) {
-        let mut state = self.0.lock();
+        let mut state = self.state.lock();
         let file = state.names[path];
         let file = state.files.get_mut(&file).expect("named files exist");
         file.current[offset] ^= mask;
@@ -127,13 +143,22 @@ impl SimDisk {
 
     /// The contents of a file as a process sees it.
     pub fn contents(&self, path: &Path) -> Option<Vec<u8>> {
-        let state = self.0.lock();
+        let state = self.state.lock();
         let file = state.names.get(path)?;
         Some(state.files.get(file)?.current.clone())
     }
 
+    /// The state, for a process that still lives.
+    fn state(&self) -> io::Result<MutexGuard<'_, State>> {
+        let state = self.state.lock();
+        match self.started {
+            Some(started) if started != state.crashes => Err(of_dead_process()),
+            _ => Ok(state),
+        }
+    }
+
     fn change(&self, change: impl FnOnce(&mut State) -> io::Result<()>) -> io::Result<()> {
-        let mut state = self.0.lock();
+        let mut state = self.state()?;
         state.count_operation()?;
         change(&mut state)
     }
@@ -145,6 +170,10 @@ impl SimDisk {
             crashes,
         })
     }
+}
+
+fn of_dead_process() -> io::Error {
+    io::Error::other("of before the simulated crash")
 }
 
 fn set_name(names: &mut BTreeMap<PathBuf, u64>, path: PathBuf, file: Option<u64>) {
@@ -236,7 +265,7 @@ fn write(file: &mut Vec<u8>, offset: usize, bytes: &[u8]) {
 
 impl Disk for SimDisk {
     fn waiting(&self) -> Waiting {
-        self.1.clone().map_or(Waiting::Blocks, Waiting::Pauses)
+        self.pace.clone().map_or(Waiting::Blocks, Waiting::Pauses)
     }
 
     fn create_dir(&self, _dir: &Path) -> io::Result<()> {
@@ -244,7 +273,7 @@ impl Disk for SimDisk {
     }
 
     fn lock(&self, path: &Path) -> io::Result<Option<LockGuard>> {
-        let mut state = self.0.lock();
+        let mut state = self.state()?;
         if !state.locks.insert(path.to_owned()) {
             return Ok(None);
         }
@@ -256,14 +285,14 @@ impl Disk for SimDisk {
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
-        let state = self.0.lock();
+        let state = self.state()?;
         let inside = state.names.keys().filter(|path| path.parent() == Some(dir));
         let name = |path: &PathBuf| path.file_name()?.to_str().map(str::to_owned);
         Ok(inside.filter_map(name).collect())
     }
 
     fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        let mut state = self.0.lock();
+        let mut state = self.state()?;
         state.count_operation()?;
         state.next_file += 1;
         let file = state.next_file;
@@ -273,7 +302,7 @@ impl Disk for SimDisk {
     }
 
     fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        let state = self.0.lock();
+        let state = self.state()?;
         Ok(self.handle(state.find(path)?, state.crashes))
     }
 
@@ -308,9 +337,9 @@ impl Handle {
         changes: bool,
         act: impl FnOnce(&mut State, u64) -> io::Result<T>,
     ) -> io::Result<T> {
-        let mut state = self.disk.0.lock();
+        let mut state = self.disk.state.lock();
         if state.crashes != self.crashes {
-            return Err(io::Error::other("opened before the simulated crash"));
+            return Err(of_dead_process());
         }
         if changes {
             state.count_operation()?;
@@ -374,7 +403,7 @@ impl DiskFile for Handle {
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        let mut state = self.disk.0.lock();
+        let mut state = self.disk.state.lock();
         // A lock from before a crash says nothing about who holds it now.
         if state.crashes == self.crashes {
             state.locks.remove(&self.path);
