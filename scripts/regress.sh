@@ -16,8 +16,7 @@ bin=$(postgres_bin) || die "regress: no PostgreSQL programs; apt-get install pos
 lib=$("$bin/pg_config" --pkglibdir 2>/dev/null || echo "$(dirname "$bin")/lib")
 pg_regress=$lib/pgxs/src/test/regress/pg_regress
 [ -x "$pg_regress" ] || die "regress: no $pg_regress; it is in the package of the server"
-package=$(dpkg-query -S "$bin/initdb" | cut -d : -f 1)
-version=$(dpkg-query -W -f='${source:Version}' "$package")
+. "$root_dir/scripts/source.sh"
 dir=${REGRESS_DIR:-/var/tmp/ripen-regress}
 source=$dir/source-$version
 PATH=$bin:$PATH
@@ -35,30 +34,6 @@ trap 'exit 130' INT TERM
 
 # ---- the suite
 
-# The machine's own mirrors, with their sources; lists and downloads go to a folder of our own.
-own_apt() {
-    mkdir -p "$1/state/lists/partial" "$1/cache/archives/partial"
-    apt-get indextargets --format 'deb-src $(REPO_URI) $(RELEASE) $(COMPONENT)' 'Created-By: Packages' | grep ' main$' | sort -u >"$1/sources.list"
-    apt-get indextargets --format 'deb $(REPO_URI) $(RELEASE) $(COMPONENT)' 'Created-By: Packages' | grep ' main$' | sort -u >>"$1/sources.list"
-    cat >"$1/apt.conf" <<CONF
-Dir::Etc::sourcelist "$1/sources.list";
-Dir::Etc::sourceparts "-";
-Dir::State "$1/state";
-Dir::State::status "/var/lib/dpkg/status";
-Dir::Cache "$1/cache";
-APT::Sandbox::User "$(id -un)";
-CONF
-    APT_CONFIG=$1/apt.conf apt-get -q update >"$1/apt.log" 2>&1 || { cat "$1/apt.log" >&2; die "regress: apt-get update failed"; }
-}
-
-# The exact version of what is installed, or the newest of that major when the mirror has it no more.
-fetch() {
-    (cd "$1" && export APT_CONFIG=$1/apt.conf
-        { apt-get source --download-only "$package=$version" || apt-get source --download-only "$package"; } >>apt.log 2>&1 &&
-            { apt-get download "postgresql-server-dev-${package#postgresql-}=$version" || apt-get download "postgresql-server-dev-${package#postgresql-}"; } >>apt.log 2>&1) ||
-        { cat "$1/apt.log" >&2; die "regress: apt has no source of $package"; }
-}
-
 # The C functions that the suite calls; the server's headers come from a package that is unpacked, not installed.
 compile() {
     dpkg-deb -x "$1"/postgresql-server-dev-*.deb "$1/dev"
@@ -73,7 +48,7 @@ get_suite() {
     rm -rf "$new"
     mkdir -p "$new/suite"
     own_apt "$new"
-    fetch "$new"
+    fetch "$new" source "postgresql-server-dev-${package#postgresql-}"
     tar -xf "$new"/*.orig.tar.* -C "$new/suite" --strip-components=4 --wildcards '*/src/test/regress/*'
     compile "$new"
     rm -rf "$new"/*.deb "$new"/*.tar.* "$new"/state "$new"/cache "$new"/dev

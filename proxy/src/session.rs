@@ -81,6 +81,8 @@ pub(crate) struct Session<A: Answerer> {
     holding: bool,
     /// Of a transaction block that began here: what it has written.
     block: A::Block,
+    /// It has read or written something.
+    spoken: bool,
     /// The transaction block was begun for a pipeline, and ends with its Sync.
     implicit: bool,
     /// Somebody in Postgres wants rows that the block has locked.
@@ -193,6 +195,7 @@ impl<A: Answerer> Session<A> {
             nudged: false,
             doomed: None,
             anchored: false,
+            spoken: false,
             may_wait: false,
             own: None,
             wants_own: false,

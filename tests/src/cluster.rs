@@ -70,7 +70,11 @@ impl Cluster {
         .await
     }
 
-    async fn start_with(
+    /// The same, with whatever else Postgres is to be started with.
+    ///
+    /// # Errors
+    /// When something does not start.
+    pub async fn start_with(
         schema: &str,
         count: usize,
         settings: &[(&str, &str)],

@@ -6,13 +6,10 @@ mod append_only {
     pub mod faults;
     pub mod tpc_b;
 }
-mod blocks;
-
 use anyhow::{Context, ensure};
 use append_only::ask::{SCHEMA, SOON, STILL, free, passes, pending, route, shown, state};
-use blocks::Both;
 use ripen_tests::pair::queue;
-use ripen_tests::{Pair, wait};
+use ripen_tests::{Both, Pair, wait};
 use tokio_postgres::SimpleQueryMessage;
 
 const ALL: &str = "SELECT what, n FROM log ORDER BY ctid";

@@ -1,11 +1,8 @@
 //! Transactions at READ COMMITTED through Ripen: whole blocks from memory, one commit group each, with Postgres's waits, errors and row counts; and what becomes of them when
 //! something needs Postgres, when they are broken off, and when the process dies.
 
-mod blocks;
-
 use anyhow::{Context, ensure};
-use blocks::Both;
-use ripen_tests::{Pair, wait};
+use ripen_tests::{Both, Pair, wait};
 use std::time::Duration;
 use tokio_postgres::Client;
 
@@ -476,6 +473,28 @@ async fn modes_that_are_postgres_s_business_stay_there() -> anyhow::Result<()> {
          b: UPDATE t SET v = v + 1 WHERE id = 1
          e: SELECT v FROM t WHERE id = 1
          e: COMMIT",
+    )
+    .await?;
+    // Once something was asked, the level stands; a block that has asked nothing may still set it.
+    both.same(
+        "a: BEGIN
+         a: SELECT v FROM t WHERE id = 1
+         a: BEGIN ISOLATION LEVEL REPEATABLE READ
+         a: SELECT v FROM t WHERE id = 1
+         a: ROLLBACK
+         b: BEGIN
+         b: DELETE FROM t WHERE id = 99
+         b: SET TRANSACTION ISOLATION LEVEL SERIALIZABLE
+         b: ROLLBACK
+         c: BEGIN -- what follows is a comment
+         c: SELECT v FROM t WHERE id = 1
+         c: SELECT sum(v) FROM t WHERE v + 0 > 0
+         c: COMMIT
+         d: BEGIN
+         d: SAVEPOINT s
+         d: ROLLBACK TO SAVEPOINT s
+         d: SET TRANSACTION ISOLATION LEVEL SERIALIZABLE
+         d: COMMIT",
     )
     .await?;
     Ok(())

@@ -2,8 +2,8 @@
 //! there when they must, and are whole or nothing whoever dies meanwhile.
 
 use anyhow::{Context, ensure};
-use ripen_tests::script::{ask, run};
-use ripen_tests::{Cluster, postgres, wait};
+use ripen_tests::script::ask;
+use ripen_tests::{Cluster, Three, postgres, wait};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,85 +17,8 @@ const SCHEMA: &str = "CREATE TABLE t (id int PRIMARY KEY, v int NOT NULL, note t
 
 const SETTINGS: &[(&str, &str)] = &[("write_behind", "public.*"), ("write_delay", "100ms")];
 
-/// Three nodes, and a database of the same schema behind nobody.
-struct Three {
-    cluster: Cluster,
-    plain: String,
-    turn: usize,
-}
-
-impl Three {
-    async fn start() -> anyhow::Result<Three> {
-        let cluster = Cluster::start(SCHEMA, 3, SETTINGS).await?;
-        let plain = cluster.postgres.create_database("plain").await?;
-        postgres::connect(&plain)
-            .await?
-            .batch_execute(SCHEMA)
-            .await?;
-        Ok(Three {
-            cluster,
-            plain,
-            turn: 0,
-        })
-    }
-
-    async fn promotions(&self) -> anyhow::Result<BTreeMap<String, u64>> {
-        let mut all = BTreeMap::new();
-        for node in self.cluster.running() {
-            for (reason, count) in self.cluster.node(node).promotions().await? {
-                *all.entry(reason).or_default() += count;
-            }
-        }
-        Ok(all)
-    }
-
-    async fn moved(&self) -> anyhow::Result<u64> {
-        Ok(self.promotions().await?.values().sum())
-    }
-
-    /// Runs the script on Postgres and through the cluster, each time with its sessions at other nodes, and compares. Answers how many blocks have moved to Postgres.
-    async fn same(&mut self, script: &str) -> anyhow::Result<u64> {
-        let before = self.moved().await?;
-        let nodes = (0..3).map(|node| self.cluster.url((node + self.turn) % 3));
-        let urls: Vec<String> = nodes.collect();
-        self.turn += 1;
-        let plain = run(std::slice::from_ref(&self.plain), script).await;
-        let plain = plain.context("on Postgres")?;
-        let proxied = run(&urls, script).await;
-        let proxied = proxied.with_context(|| format!("{script}\n{}", self.cluster.logs()))?;
-        ensure!(
-            plain == proxied,
-            "Postgres:\n{plain}\nRipen:\n{proxied}\n{}",
-            self.cluster.logs()
-        );
-        self.cluster.drained().await?;
-        let direct = postgres::connect(&self.plain).await?;
-        let behind = self.cluster.postgres.connect().await?;
-        for table in ["t", "u"] {
-            let sql = format!("SELECT * FROM {table} ORDER BY 1");
-            let (left, right) = (ask(&direct, &sql).await, ask(&behind, &sql).await);
-            ensure!(
-                left == right,
-                "{script}\nPostgres:\n{left}\nRipen:\n{right}"
-            );
-        }
-        let dead = ask(&behind, "SELECT count(*) FROM ripen.dead_letter").await;
-        ensure!(dead.contains("  0\n"), "{dead}");
-        Ok(self.moved().await? - before)
-    }
-
-    async fn same_from_memory(&mut self, script: &str) -> anyhow::Result<()> {
-        let moved = self.same(script).await.with_context(|| script.to_owned())?;
-        let reasons = self.promotions().await?;
-        ensure!(moved == 0, "{script}\nmoved to Postgres: {reasons:?}");
-        Ok(())
-    }
-
-    async fn same_with_promotion(&mut self, script: &str) -> anyhow::Result<()> {
-        let moved = self.same(script).await.with_context(|| script.to_owned())?;
-        ensure!(moved > 0, "{script}\nnever moved to Postgres");
-        Ok(())
-    }
+async fn three() -> anyhow::Result<Three> {
+    Three::start(SCHEMA, &["t", "u"], SETTINGS).await
 }
 
 fn code<T>(answered: &Result<T, Error>) -> String {
@@ -109,7 +32,7 @@ fn code<T>(answered: &Result<T, Error>) -> String {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_block_sees_its_own_writes_and_commits_them_together() -> anyhow::Result<()> {
-    let mut three = Three::start().await?;
+    let mut three = three().await?;
     for _ in 0..3 {
         three
             .same_from_memory(
@@ -144,7 +67,7 @@ async fn a_block_sees_its_own_writes_and_commits_them_together() -> anyhow::Resu
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn writers_of_all_nodes_wait_for_each_other() -> anyhow::Result<()> {
-    let mut three = Three::start().await?;
+    let mut three = three().await?;
     // A block behind a block, then a lone statement behind one. (Of two that wait, Postgres lets now this one go first, now that one.)
     for _ in 0..3 {
         three
@@ -193,7 +116,7 @@ async fn writers_of_all_nodes_wait_for_each_other() -> anyhow::Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rows_are_locked_as_asked() -> anyhow::Result<()> {
-    let mut three = Three::start().await?;
+    let mut three = three().await?;
     three
         .same_from_memory(
             "a: BEGIN
@@ -256,7 +179,7 @@ async fn rows_are_locked_as_asked() -> anyhow::Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn waits_end_with_timeouts_cancel_requests_and_deadlocks() -> anyhow::Result<()> {
-    let mut three = Three::start().await?;
+    let mut three = three().await?;
     three
         .same(
             "b: SET lock_timeout = '200ms'
@@ -329,7 +252,7 @@ async fn waits_end_with_timeouts_cancel_requests_and_deadlocks() -> anyhow::Resu
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn savepoints_lead_back() -> anyhow::Result<()> {
-    let mut three = Three::start().await?;
+    let mut three = three().await?;
     for _ in 0..2 {
         three
             .same_from_memory(
@@ -379,7 +302,7 @@ async fn savepoints_lead_back() -> anyhow::Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_needs_postgres_moves_there_and_steps_aside() -> anyhow::Result<()> {
-    let mut three = Three::start().await?;
+    let mut three = three().await?;
     for _ in 0..3 {
         three
             .same_with_promotion(
@@ -453,7 +376,7 @@ async fn open_blocks(cluster: &Cluster, nodes: &[usize]) -> anyhow::Result<Vec<(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_that_dies_takes_its_blocks_along() -> anyhow::Result<()> {
-    let mut three = Three::start().await?;
+    let mut three = three().await?;
     let cluster = &mut three.cluster;
     let leader = cluster.leader().await?;
     let others: Vec<usize> = (0..3).filter(|node| *node != leader).collect();
@@ -502,7 +425,7 @@ async fn a_leader_that_dies_takes_its_blocks_along() -> anyhow::Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rows_of_a_dead_node_s_clients_are_free_soon() -> anyhow::Result<()> {
-    let mut three = Three::start().await?;
+    let mut three = three().await?;
     let cluster = &mut three.cluster;
     let leader = cluster.leader().await?;
     let follower = (0..3).find(|node| *node != leader).context("three nodes")?;
@@ -522,7 +445,7 @@ async fn rows_of_a_dead_node_s_clients_are_free_soon() -> anyhow::Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_stood_still_has_lost_its_blocks() -> anyhow::Result<()> {
-    let mut three = Three::start().await?;
+    let mut three = three().await?;
     let cluster = &mut three.cluster;
     let leader = cluster.leader().await?;
     let follower = (0..3).find(|node| *node != leader).context("three nodes")?;
@@ -545,7 +468,7 @@ async fn a_node_that_stood_still_has_lost_its_blocks() -> anyhow::Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pipelines_and_texts_of_several_statements_are_blocks_too() -> anyhow::Result<()> {
-    let three = Three::start().await?;
+    let three = three().await?;
     for node in 0..3 {
         let client = three.cluster.connect(node).await?;
         let text = "UPDATE t SET v = v + 1 WHERE id = 1; UPDATE u SET v = v + 1 WHERE id = 1";

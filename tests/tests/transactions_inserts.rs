@@ -1,9 +1,6 @@
 //! Transaction blocks with the inserts of an application: values drawn from sequences, rows that refer to others; and blocks over tables of several logs.
 
-mod blocks;
-
-use blocks::Both;
-use ripen_tests::postgres;
+use ripen_tests::{Both, postgres};
 
 const SCHEMA: &str = "
     CREATE TABLE customers (id int PRIMARY KEY, name text);

@@ -21,6 +21,9 @@ const REDO_NAME: &[u8] = b"ripen_redo";
 /// The name of a statement that does nothing.
 const NOTHING_NAME: &[u8] = b"ripen_nothing";
 
+/// Goes behind the text that began a block which has read or written: in Postgres the isolation level cannot be set any more after that.
+const TAKES_SNAPSHOT: &[u8] = b"\n;SELECT";
+
 /// Why a block moves to Postgres that waits for its client.
 static NUDGED: LazyLock<Reason> = LazyLock::new(|| {
     let text = "a statement in Postgres wants rows that the transaction has locked";
@@ -49,6 +52,7 @@ impl<A: Answerer> Session<A> {
         let reading = unless_cancelled(&self.me, reading);
         match self.io.while_waiting(reading).await {
             Some(Ok(_)) => {
+                self.spoken = true;
                 let out = &mut self.io.client.output;
                 if describe {
                     put_row_description(out, Some(&plan.fields), formats);
@@ -75,6 +79,7 @@ impl<A: Answerer> Session<A> {
         let writing = unless_cancelled(&self.me, writing);
         match self.io.while_waiting(writing).await {
             Some(Ok(tag)) => {
+                self.spoken = true;
                 let out = &mut self.io.client.output;
                 if describe && let Some(fields) = &plan.returning {
                     put_row_description(out, Some(fields), formats);
@@ -144,7 +149,10 @@ impl<A: Answerer> Session<A> {
         };
         let begin = begin.clone();
         let promoted = self.promote(why).await;
-        frontend::query(self.upstream(), &begin);
+        match self.spoken {
+            true => frontend::query(self.upstream(), &[&begin[..], TAKES_SNAPSHOT].concat()),
+            false => frontend::query(self.upstream(), &begin),
+        }
         self.relay.awaited.push(Expect::Own);
         self.tx = Tx::Upstream(b'T');
         self.snapshots.begun();

@@ -351,6 +351,7 @@ impl<A: Answerer> Session<A> {
         let may = self.known.may_begin_here && !self.known.stale;
         if may {
             self.tx = Tx::Here(Bytes::copy_from_slice(sql));
+            self.spoken = false;
             self.block = self.front.answerer.begin();
         }
         may

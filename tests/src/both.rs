@@ -1,23 +1,39 @@
-//! Scripts of several sessions at once (`ripen_tests::script`), run on Postgres and through Ripen, which must say the same, wait at the same places, and leave the same tables.
+//! Scripts of several sessions at once (`script.rs`), run on Postgres and through Ripen, which must say the same, wait at the same places, and leave the same tables.
 
+use crate::script::{ask, run};
+use crate::{Pair, postgres};
 use anyhow::{Context, ensure};
-use ripen_tests::script::{ask, run};
-use ripen_tests::{Pair, postgres};
 
 /// Two databases with the same schema, one of them behind Ripen.
 pub struct Both {
+    /// The one behind Ripen.
     pub pair: Pair,
     plain: String,
     tables: &'static [&'static str],
 }
 
 impl Both {
+    /// Starts both; `tables` are compared after each script.
+    ///
+    /// # Errors
+    /// When something does not start.
     pub async fn start(
         schema: &str,
         tables: &'static [&'static str],
         settings: &[(&str, &str)],
     ) -> anyhow::Result<Both> {
-        let pair = Pair::start(schema, settings).await?;
+        Both::of(Pair::start(schema, settings).await?, schema, tables).await
+    }
+
+    /// With a pair that has the schema already.
+    ///
+    /// # Errors
+    /// When the second database cannot be made.
+    pub async fn of(
+        pair: Pair,
+        schema: &str,
+        tables: &'static [&'static str],
+    ) -> anyhow::Result<Both> {
         let plain = pair.postgres.create_database("plain").await?;
         postgres::connect(&plain)
             .await?
@@ -30,7 +46,20 @@ impl Both {
         })
     }
 
+    /// Runs statements on both, so that they begin alike.
+    ///
+    /// # Errors
+    /// Of the statements.
+    pub async fn reset(&self, sql: &str) -> anyhow::Result<()> {
+        let plain = postgres::connect(&self.plain).await?;
+        plain.batch_execute(sql).await?;
+        Ok(self.pair.proxied.batch_execute(sql).await?)
+    }
+
     /// Runs the script on both and compares. Answers how many blocks have moved to Postgres meanwhile.
+    ///
+    /// # Errors
+    /// When anything differs, or a row is in the dead letters.
     pub async fn same(&self, script: &str) -> anyhow::Result<u64> {
         let before: u64 = self.pair.promotions().await?.values().sum();
         let plain = run(std::slice::from_ref(&self.plain), script)
@@ -62,6 +91,9 @@ impl Both {
     }
 
     /// The same for one that must not need Postgres.
+    ///
+    /// # Errors
+    /// As [`Both::same`], and when a block has moved.
     pub async fn same_from_memory(&self, script: &str) -> anyhow::Result<()> {
         let moved = self.same(script).await.with_context(|| script.to_owned())?;
         let reasons = self.pair.promotions().await?;
@@ -70,6 +102,9 @@ impl Both {
     }
 
     /// The same for one that must end there.
+    ///
+    /// # Errors
+    /// As [`Both::same`], and when none has moved.
     pub async fn same_with_promotion(&self, script: &str) -> anyhow::Result<()> {
         let moved = self.same(script).await.with_context(|| script.to_owned())?;
         ensure!(moved > 0, "{script}\nnever moved to Postgres");
