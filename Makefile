@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: help run demo cluster rolling test fix bench bench-cluster build crash stale cluster-test sim regress
+.PHONY: help run demo cluster rolling test fix bench bench-cluster build crash stale cluster-test sim regress isolation
 
 ROUNDS ?= 200
 SECONDS ?= 300
@@ -64,3 +64,8 @@ regress: ## PostgreSQL's own regression suite on plain Postgres and through Ripe
 	@scripts/setup.sh run
 	$(CARGO) build --locked --bin ripen
 	@scripts/regress.sh $(MODES)
+
+isolation: ## PostgreSQL's own isolation tests on plain Postgres and through Ripen; what differs. Takes a quarter of an hour; not part of test. ONLY="eval-plan-qual nowait" runs these.
+	@scripts/setup.sh run
+	$(CARGO) build --locked --bin ripen
+	@scripts/isolation.sh $(ONLY)
