@@ -13,6 +13,7 @@ mod narrow;
 mod output;
 pub mod parse;
 pub mod pass;
+mod ranges;
 pub mod read;
 pub mod reason;
 mod relation;

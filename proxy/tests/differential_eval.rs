@@ -560,6 +560,76 @@ async fn keys_name_the_rows_that_postgres_finds() {
     tally.judge("keys", 85);
 }
 
+/// Integers of each width, their ends among them.
+const RANGED: &[(&str, &[i64])] = &[
+    ("int2", &[-32768, -3, -2, 0, 1, 2, 4, 7, 8, 32766, 32767]),
+    (
+        "int4",
+        &[-2147483648, -3, 0, 1, 2, 4, 7, 8, 40000, 2147483647],
+    ),
+    (
+        "int8",
+        &[i64::MIN, -3, 0, 1, 2, 4, 7, 8, 5_000_000_000, i64::MAX],
+    ),
+];
+
+#[tokio::test]
+async fn ranges_name_the_rows_that_postgres_finds() {
+    let server = Server::start();
+    let client = server.connect().await;
+    let mut random = Random(seed());
+    let mut tally = Tally::default();
+    for (sql_type, values) in RANGED {
+        let table = format!("ranged_{sql_type}");
+        let create = format!("CREATE TABLE {table} (k {sql_type} PRIMARY KEY, x int)");
+        client.batch_execute(&create).await.unwrap();
+        for value in *values {
+            let insert = format!("INSERT INTO {table} VALUES ('{value}', {value} % 3)");
+            client.batch_execute(&insert).await.unwrap();
+        }
+        let world = world(&format!(
+            "table {table} | k {sql_type} notnull; x int4 | pk=k mode=wb"
+        ));
+        let rows = load(&client, &world, &table).await;
+        let store = store(&world, &table, "k", &rows);
+        for _ in 0..150 {
+            let sql = range(&mut random, &table, values);
+            one_read(&client, &world, &store, &sql, &mut tally).await;
+        }
+    }
+    tally.judge("ranges", 60);
+}
+
+/// A SELECT of a range, most of them narrow ones.
+fn range(random: &mut Random, table: &str, values: &[i64]) -> String {
+    let near = *random.pick(values);
+    let far = match random.below(8) {
+        0 => *random.pick(values),
+        _ => near.saturating_add(random.below(9) as i64),
+    };
+    let text = |random: &mut Random, value: i64| match random.below(9) {
+        0 => format!("'{value}'"),
+        1 => format!("'{value}'::int8"),
+        2 => format!("'{value}'::numeric"),
+        3 if random.below(9) == 0 => "NULL".to_owned(),
+        4 if value.unsigned_abs() < 1000 => format!("{value} + 1"),
+        _ => format!("'{value}'::{}", &table["ranged_".len()..]),
+    };
+    let (low, high) = (text(random, near), text(random, far));
+    let (above, below) = (random.pick(&[">", ">="]), random.pick(&["<", "<="]));
+    let condition = match random.below(5) {
+        0 | 1 => format!("k BETWEEN {low} AND {high}"),
+        2 => format!("k {above} {low} AND k {below} {high}"),
+        3 => format!("{low} {below} k AND {high} {above} k AND x = 1"),
+        _ => format!("k {below} {high} AND x >= 0 AND k {above} {low} AND k {above} {low}"),
+    };
+    match random.below(3) {
+        0 => format!("SELECT k, x FROM {table} WHERE {condition}"),
+        1 => format!("SELECT sum(k), count(*), min(x) FROM {table} WHERE {condition}"),
+        _ => format!("SELECT x, k FROM {table} WHERE {condition} ORDER BY x DESC, k LIMIT 3"),
+    }
+}
+
 fn quoted(random: &mut Random, values: &[&str]) -> String {
     format!("\"{}\"", operand_text(random, values).replace('\\', "\\\\"))
 }

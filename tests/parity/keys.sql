@@ -194,4 +194,45 @@ INSERT INTO k_iv VALUES ('1 month', 1)
 
 SELECT * FROM k_iv WHERE k = '30 days'
 
-DROP TABLE k_num, k_char, k_text, k_f, k_int, k_two, k_uuid, k_ts, k_none, k_iv
+CREATE TABLE k_range (a int, b smallint, v text, PRIMARY KEY (a, b))
+
+INSERT INTO k_range SELECT a, b, a || '/' || b FROM generate_series(1, 3) a, generate_series(-2, 30) b
+
+SELECT v FROM k_range WHERE a = 1 AND b BETWEEN 3 AND 5
+
+-- bind: '1', '3', '5'
+SELECT v FROM k_range WHERE a = $1 AND b BETWEEN $2 AND $3
+
+-- bind: '2', '29', '40000'
+SELECT v FROM k_range WHERE a = $1 AND b >= $2 AND b < $3::int
+
+-- bind: '1', null
+SELECT count(*), max(b) FROM k_range WHERE a IN (2, $1) AND b BETWEEN 1 AND $2
+
+SELECT count(*), max(b), sum(a) FROM k_range WHERE a IN (1, 2) AND b > 27 AND b <= 29
+
+SELECT v FROM k_range WHERE b = 4 AND a BETWEEN 2 AND 9 ORDER BY b, a DESC
+
+SELECT v FROM k_range WHERE b = 4 AND a BETWEEN 9 AND 2
+
+SELECT v FROM k_range WHERE a = 1 AND b BETWEEN 1 AND 1 / 0
+
+SELECT count(*) FROM k_range WHERE a = 1 AND b BETWEEN -32768 AND 32767
+
+BEGIN
+
+INSERT INTO k_range VALUES (1, 31, 'new')
+
+UPDATE k_range SET v = 'changed' WHERE a = 1 AND b BETWEEN 28 AND 100
+
+DELETE FROM k_range WHERE a = 1 AND b > 20 AND b < 30
+
+SELECT b, v FROM k_range WHERE a = 1 AND b BETWEEN 15 AND 100 FOR UPDATE
+
+SELECT b, v FROM k_range WHERE a = 1 AND b BETWEEN 15 AND 100
+
+COMMIT
+
+SELECT b, v FROM k_range WHERE a = 1 AND b BETWEEN 15 AND 100
+
+DROP TABLE k_range, k_num, k_char, k_text, k_f, k_int, k_two, k_uuid, k_ts, k_none, k_iv

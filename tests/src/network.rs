@@ -277,7 +277,8 @@ mod tests {
     /// Sends one datagram and tells whether it comes.
     fn reaches(network: &Network, from: u8, to: u8) -> anyhow::Result<bool> {
         let listen = "import socket, sys
-s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind((sys.argv[1], 7)); s.settimeout(float(sys.argv[2])); print('up', flush=True)
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind((sys.argv[1], 7)); print('up', flush=True)
+sys.stdin.read(); s.settimeout(0.3)
 try: s.recv(9); print('yes')
 except TimeoutError: print('no')";
         let send = "import socket, sys; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -291,13 +292,16 @@ for _ in range(3): s.sendto(b'x', (sys.argv[1], 7))";
         };
         let mut listener = python(to);
         listener
-            .args([listen, &address, "0.5"])
+            .args([listen, &address])
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped());
         let mut listener = listener.spawn()?;
         let mut out = std::io::BufReader::new(listener.stdout.take().context("piped")?);
         let mut line = String::new();
         std::io::BufRead::read_line(&mut out, &mut line)?;
         ensure!(python(from).args([send, &address]).status()?.success());
+        // What was sent has arrived, or never will.
+        drop(listener.stdin.take());
         std::io::Read::read_to_string(&mut out, &mut line)?;
         listener.wait()?;
         Ok(line.contains("yes"))

@@ -153,7 +153,7 @@ async fn three_nodes_tell_the_same() -> anyhow::Result<()> {
         let load = run.load(ALL);
         load.pass(3000).await;
         let (notes, clock) = load.end().await;
-        no_failures(&notes, |_, _| false)?;
+        no_failures(&notes, |_, _| false).with_context(|| run.cluster.logs())?;
         pauses.note(&notes, Duration::ZERO, clock.now(), |_| true);
         run.judge(&format!("round {round}"), notes, clock).await?;
     }

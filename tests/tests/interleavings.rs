@@ -43,11 +43,17 @@ fn statement(rng: &mut StdRng, inside: bool) -> String {
     let lock = ["UPDATE", "NO KEY UPDATE", "SHARE", "KEY SHARE"][rng.random_range(0..4)];
     match rng.random_range(0..if inside { 36 } else { 24 }) {
         0 | 1 => format!("SELECT * FROM t WHERE id = {id}"),
+        2 if other % 2 == 0 => {
+            format!("SELECT id, v FROM t WHERE id >= {id} AND id < 9 ORDER BY id")
+        }
         2 => format!("SELECT id, v FROM t WHERE id IN ({id}, {other}) ORDER BY id"),
         3 => format!("SELECT id, v FROM t WHERE g = {} ORDER BY id", 1 + id % 2),
         4..=7 => format!("UPDATE t SET v = v + {amount} WHERE id = {id} RETURNING v"),
         8 => format!("UPDATE t SET v = {amount}, note = note || 'x' WHERE id = {id} AND v > 15"),
         9 => format!("UPDATE t SET g = {} WHERE id = {id}", 1 + other % 2),
+        10 if other % 2 == 0 => {
+            format!("UPDATE t SET v = v + 1 WHERE id BETWEEN {id} AND {other} + 1 AND g = 1")
+        }
         10 => format!("UPDATE t SET v = v + 1 WHERE id IN ({id}, {other}) AND g = 1"),
         11 | 12 => format!("INSERT INTO t VALUES ({id}, {amount}, 2, 'new')"),
         13 => format!(

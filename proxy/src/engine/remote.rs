@@ -302,7 +302,10 @@ impl Remote {
         }
         match self.step(grid, deed).await {
             Once::Answered(Answer::Done(answer)) => Ok(answer),
-            _ => Err(self.lose()),
+            once => {
+                tracing::info!(?once, "a transaction has lost its leader");
+                Err(self.lose())
+            }
         }
     }
 

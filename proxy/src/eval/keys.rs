@@ -16,6 +16,9 @@ use std::cmp::Ordering;
 /// Most rows that one statement may name; more are Postgres's business (a whole-table scan is better there, and locks all shards here).
 const KEYS_MAX: usize = 10_000;
 
+/// Most keys that a range may have: all of them are looked at, whether there is such a row or not.
+const RANGE_KEYS_MAX: i128 = 1000;
+
 /// Keys, each once.
 pub type Keys = SmallVec<[Key; 1]>;
 
@@ -45,7 +48,7 @@ pub struct KeyColumn {
     pub operand: Operand,
 }
 
-/// The right side of a key column's equality.
+/// What a key column is compared with.
 #[derive(Clone, Debug)]
 pub enum Operand {
     /// `= x`
@@ -54,6 +57,26 @@ pub enum Operand {
     List(Vec<Expr>),
     /// `= ANY (array)`
     Any(Expr),
+    /// `BETWEEN x AND y`, of integers.
+    Range(Box<Range>),
+}
+
+/// All integers between two bounds.
+#[derive(Clone, Debug)]
+pub struct Range {
+    /// Not below this.
+    pub low: Bound,
+    /// Not above this.
+    pub high: Bound,
+}
+
+/// One end of a range.
+#[derive(Clone, Debug)]
+pub struct Bound {
+    /// An integer of any width.
+    pub expr: Expr,
+    /// It belongs to the range itself.
+    pub inclusive: bool,
 }
 
 /// A value of a key column, and its binary form in the column's type.
@@ -174,6 +197,32 @@ impl KeyColumn {
         Ok(smallvec![key])
     }
 
+    /// Every integer of the column's type in the range, ascending.
+    fn within(&self, range: &Range, env: &Env<'_>) -> Result<Vec<KeyValue>, EvalError> {
+        let (Some(low), Some(high)) = (range.low.integer(env)?, range.high.integer(env)?) else {
+            return Ok(Vec::new());
+        };
+        let (least, greatest) = match self.type_oid {
+            oid::INT2 => (i128::from(i16::MIN), i128::from(i16::MAX)),
+            oid::INT4 => (i128::from(i32::MIN), i128::from(i32::MAX)),
+            _ => (i128::from(i64::MIN), i128::from(i64::MAX)),
+        };
+        let low = least.max(low + i128::from(!range.low.inclusive));
+        let high = greatest.min(high - i128::from(!range.high.inclusive));
+        if high - low >= RANGE_KEYS_MAX {
+            return Err(EvalError::PassThrough("the range of keys is wide"));
+        }
+        let bytes = match self.type_oid {
+            oid::INT2 => 2,
+            oid::INT4 => 4,
+            _ => 8,
+        };
+        let value = |number: i128| KeyValue {
+            binary: number.to_be_bytes()[16 - bytes..].to_vec(),
+        };
+        Ok((low..=high).map(value).collect())
+    }
+
     /// The distinct values that the operand names, in the column's order when that is asked for.
     fn values(&self, env: &Env<'_>, ordered: bool) -> Result<Vec<KeyValue>, EvalError> {
         let mut values = Vec::new();
@@ -184,6 +233,7 @@ impl KeyColumn {
                     values.extend(self.evaluated(expr, env)?);
                 }
             }
+            Operand::Range(range) => return self.within(range, env),
             Operand::Any(expr) => {
                 let Some(Scalar::Raw(bytes)) = expr.eval(env)? else {
                     return Ok(values);
@@ -284,6 +334,18 @@ impl KeyColumn {
                 Ok(None)
             }
             Err(_) => Err(REFUSED),
+        }
+    }
+}
+
+impl Bound {
+    fn integer(&self, env: &Env<'_>) -> Result<Option<i128>, EvalError> {
+        match self.expr.eval(env)? {
+            None => Ok(None),
+            Some(Scalar::Value(Value::Int2(number))) => Ok(Some(number.into())),
+            Some(Scalar::Value(Value::Int4(number))) => Ok(Some(number.into())),
+            Some(Scalar::Value(Value::Int8(number))) => Ok(Some(number.into())),
+            Some(_) => Err(REFUSED),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Which rows a WHERE clause names: by full primary key, or as a set, by the leading columns of an index. Never weakens it: what does not name them stays a filter.
+//! Which rows a WHERE clause names: by full primary key, or as a set, by the leading columns of an index (by ranges: `ranges.rs`). Never weakens it: what does not name them stays a filter.
 
 use super::compile::{Compiled, Compiler, Piece, refuse};
 use super::parse::{NodeEnum, inner, items, operator, pb};
@@ -29,11 +29,7 @@ pub fn conditions<'a>(
     let mut found: Vec<Option<KeyColumn>> = vec![None; relation.primary_key.len()];
     let mut rest = Vec::new();
     for conjunct in conjuncts(clause) {
-        let names = |position: usize| relation.primary_key.contains(&position);
-        let place = |at: usize| relation.primary_key.iter().position(|key| *key == at);
-        let column = key_column(compiler, relation, names, conjunct)?;
-        let column = column.and_then(|(position, column)| Some((place(position)?, column)));
-        match column {
+        match key_place(compiler, relation, conjunct)? {
             Some((place, column)) if found[place].is_none() => found[place] = Some(column),
             _ => rest.push(conjunct),
         }
@@ -42,6 +38,18 @@ pub fn conditions<'a>(
         Some(columns) => Ok(Conditions { columns, rest }),
         None => refuse("no-key", "does not name rows by the full primary key"),
     }
+}
+
+/// What names a column of the primary key: its place in the key, and the values.
+pub(super) fn key_place(
+    compiler: &Compiler<'_>,
+    relation: &Relation,
+    conjunct: &NodeEnum,
+) -> Compiled<Option<(usize, KeyColumn)>> {
+    let names = |position: usize| relation.primary_key.contains(&position);
+    let place = |at: usize| relation.primary_key.iter().position(|key| *key == at);
+    let column = key_column(compiler, relation, names, conjunct)?;
+    Ok(column.and_then(|(position, column)| Some((place(position)?, column))))
 }
 
 /// Finds the sets in a WHERE clause that names no full key: one value for each of the leading columns of an index, as many as there are; else several values for the first of them. Answers
@@ -106,7 +114,8 @@ fn is_one(column: &KeyColumn) -> bool {
     matches!(column.operand, Operand::One(_))
 }
 
-fn conjuncts(clause: &Option<Box<pb::Node>>) -> Vec<&NodeEnum> {
+/// What all must be true.
+pub(super) fn conjuncts(clause: &Option<Box<pb::Node>>) -> Vec<&NodeEnum> {
     let mut conjuncts = Vec::new();
     if let Some(clause) = inner(clause) {
         flatten(clause, &mut conjuncts);
@@ -216,21 +225,25 @@ fn any_of(
 }
 
 /// The position of the column that a node names.
-fn position(compiler: &Compiler<'_>, node: &Option<Box<pb::Node>>) -> Option<usize> {
+pub(super) fn position(compiler: &Compiler<'_>, node: &Option<Box<pb::Node>>) -> Option<usize> {
     let NodeEnum::ColumnRef(reference) = inner(node)? else {
         return None;
     };
     compiler.position(reference)
 }
 
-fn key_expression(compiler: &Compiler<'_>, relation: &Relation, place: usize) -> Compiled<Expr> {
+pub(super) fn key_expression(
+    compiler: &Compiler<'_>,
+    relation: &Relation,
+    place: usize,
+) -> Compiled<Expr> {
     match relation.column(place) {
         Some(column) => compiler.column(column),
         None => refuse("no-key", "a key column is gone"),
     }
 }
 
-fn key(column: &Expr, operand: Operand) -> KeyColumn {
+pub(super) fn key(column: &Expr, operand: Operand) -> KeyColumn {
     KeyColumn {
         type_oid: column.type_oid,
         repr: column.repr.clone(),
@@ -240,7 +253,7 @@ fn key(column: &Expr, operand: Operand) -> KeyColumn {
 }
 
 /// No column is named below. (Subqueries do not compile anyway.)
-fn is_fixed(node: Option<&NodeEnum>) -> bool {
+pub(super) fn is_fixed(node: Option<&NodeEnum>) -> bool {
     match node {
         None | Some(NodeEnum::ColumnRef(_)) => false,
         Some(NodeEnum::ParamRef(_) | NodeEnum::AConst(_)) => true,

@@ -8,6 +8,7 @@ use super::names::Names;
 use super::output::outputs;
 use super::parse::{NodeEnum, inner, integer_constant, items, pb, strings};
 use super::pass::PassPlan;
+use super::ranges;
 use super::relation::{cacheable, speak_of};
 use super::rights::{self, Right};
 use super::write::Source;
@@ -232,7 +233,7 @@ pub(super) fn compile(
     })
 }
 
-/// By what the WHERE clause names rows: by key, else as a set.
+/// By what the WHERE clause names rows: by key, else as a set, else by a range of keys.
 fn named<'a>(
     compiler: &Compiler<'_>,
     table: &Relation,
@@ -248,7 +249,10 @@ fn named<'a>(
             let columns = SetColumns::new(positions.into_iter().zip(types));
             Ok((conditions, Some(columns)))
         }
-        None => Err(reason),
+        None => match ranges::ranged(compiler, table, clause)? {
+            Some(conditions) => Ok((conditions, None)),
+            None => Err(reason),
+        },
     }
 }
 

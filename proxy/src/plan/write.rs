@@ -12,11 +12,11 @@ pub(super) use lines::plain_values;
 
 use super::compile::{Compiled, Compiler, Draw, refuse};
 use super::facts::Mode;
-use super::keyed;
 use super::names::Names;
 use super::output::outputs;
 use super::parse::{NodeEnum, params_max, parse_expression, pb};
 use super::pass::PassPlan;
+use super::ranges;
 use super::read::{prelude, template};
 use super::relation::{appendable, cacheable, speak_of};
 use super::rights::{self, Right};
@@ -331,7 +331,7 @@ fn update_action<'s>(
     if !update.from_clause.is_empty() {
         return refuse("join", "reads other tables");
     }
-    let conditions = keyed::conditions(compiler, table, &update.where_clause)?;
+    let conditions = ranges::conditions(compiler, table, &update.where_clause)?;
     let mut change = change(compiler, table, &update.target_list, None)?;
     for node in &conditions.rest {
         change.filter.push(compiler.condition(node)?);
@@ -355,7 +355,7 @@ fn delete_action<'s>(
         return refuse("foreign-key", "other tables refer to the table");
     }
     rights::check(compiler.names, table, Right::Delete, &BTreeSet::new())?;
-    let conditions = keyed::conditions(compiler, table, &delete.where_clause)?;
+    let conditions = ranges::conditions(compiler, table, &delete.where_clause)?;
     let filter = conditions
         .rest
         .iter()
