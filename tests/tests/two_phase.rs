@@ -98,6 +98,11 @@ async fn a_write_waits_for_the_prepared_transaction_that_has_the_row() -> anyhow
             run(&pair.proxied, DELETE).await?;
             waits_for_the_end(&pair, end, by).await?;
             run(&pair.direct, &[AGAIN]).await?;
+            // What is inserted behind Ripen's back is to be known before it is deleted.
+            wait::until("the row is there again", || {
+                first(&pair.proxied, "SELECT v FROM t WHERE id = 1")
+            })
+            .await?;
         }
     }
     Ok(())
