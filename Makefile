@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: help run demo cluster rolling test fix bench bench-cluster build crash stale cluster-test sim regress isolation
+.PHONY: help run demo cluster rolling test fix bench bench-cluster build crash stale cluster-test sim regress isolation sysbench
 
 ROUNDS ?= 200
 SECONDS ?= 300
@@ -69,3 +69,6 @@ isolation: ## PostgreSQL's own isolation tests on plain Postgres and through Rip
 	@scripts/setup.sh run
 	$(CARGO) build --locked --bin ripen
 	@scripts/isolation.sh $(ONLY)
+
+sysbench: build ## sysbench's oltp_read_write on Postgres and through Ripen. OPTIONS="--range-selects=off" are sysbench's.
+	@scripts/sysbench.sh $(OPTIONS)

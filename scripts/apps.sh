@@ -48,11 +48,6 @@ mkdir -p "$work"
 start_scratch
 server=${DATABASE_URL%/*}
 
-# PORT → its counters of statements, one line each: kind, reason, number.
-counters() {
-    curl -fsS "http://127.0.0.1:$1/metrics" | sed -n 's/^ripen_statements_total{kind="\([a-z]*\)"\(,reason="\([a-z-]*\)"\)\?.*} \([0-9]*\).*/\1 \3 \4/p' | sort
-}
-
 for name in django_shop.py sqlalchemy_counters.py node_presence.js JdbcTelemetry.java; do
     app=$(tr '[:upper:]' '[:lower:]' <<<"${name%.*}")
     has "$name" || { say "$app: left out, since what it is run by is not there"; continue; }
@@ -69,10 +64,7 @@ for name in django_shop.py sqlalchemy_counters.py node_presence.js JdbcTelemetry
     counters "$admin" >"$work/$app.after"
     cmp "$work/$app.plain" "$work/$app.proxied" || die "apps: $app says something else through Ripen"
     say "$app: the same as on Postgres ($(cat "$work/$app.plain"))"
-    join -j 1 -a 1 -o 0,1.2,2.2 -e 0 <(awk '{ $3 == "" ? k = $1 : k = $1 ":" $2; print k, $NF }' "$work/$app.after" | sort) \
-        <(awk '{ $3 == "" ? k = $1 : k = $1 ":" $2; print k, $NF }' "$work/$app.before" | sort) |
-        awk '{ n = $2 - $3; if (n > 0) { count[$1] = n; split($1, part, ":"); if (part[1] != "promote") all += n; if (part[1] == "read" || part[1] == "write") own += n } }
-             END { for (k in count) printf "  %-40s %6d\n", k, count[k]; printf "  %.1f %% of %d statements without Postgres\n", 100 * own / all, all }' | sort -k2,2nr
+    share "$work/$app.before" "$work/$app.after"
     kill -TERM "$ripen_pid" && wait "$ripen_pid" || true
     ripen_pid=
     psql -XAtqc "DROP DATABASE plain WITH (FORCE)" "$DATABASE_URL"

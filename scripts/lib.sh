@@ -79,3 +79,16 @@ finish() {
     [ -z "$ripen_pid" ] || { kill -TERM "$ripen_pid" 2>/dev/null && wait "$ripen_pid" || true; }
     [ -z "$postgres_pid" ] || { kill -INT "$postgres_pid" 2>/dev/null && wait "$postgres_pid" || true; }
 }
+
+# ADMIN_PORT → its counters of statements, one line each: kind, reason, number.
+counters() {
+    curl -fsS "http://127.0.0.1:$1/metrics" | sed -n 's/^ripen_statements_total{kind="\([a-z]*\)"\(,reason="\([a-z-]*\)"\)\?.*} \([0-9]*\).*/\1 \3 \4/p' | sort
+}
+
+# BEFORE AFTER: what was counted in between, and which share of it Postgres had nothing to do with.
+share() {
+    join -j 1 -a 1 -o 0,1.2,2.2 -e 0 <(awk '{ $3 == "" ? k = $1 : k = $1 ":" $2; print k, $NF }' "$2" | sort) \
+        <(awk '{ $3 == "" ? k = $1 : k = $1 ":" $2; print k, $NF }' "$1" | sort) |
+        awk '{ n = $2 - $3; if (n > 0) { count[$1] = n; split($1, part, ":"); if (part[1] != "promote") all += n; if (part[1] == "read" || part[1] == "write") own += n } }
+             END { for (k in count) printf "  %-40s %6d\n", k, count[k]; printf "  %.1f %% of %d statements without Postgres\n", 100 * own / all, all }' | sort -k2,2nr
+}
