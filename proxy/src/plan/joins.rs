@@ -19,6 +19,8 @@ use from::{Equality, From};
 use ripen_cachestore::catalog::Relation;
 use ripen_grid::rows::sets::SetColumns;
 use ripen_pg::ids::TypeOid;
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// Tables that one statement may join. More pass through: planning tries each as the first.
@@ -125,7 +127,6 @@ impl From<'_> {
         self.visible(&compiler, &way)?;
         let joined = self.joined(&compiler, &way)?;
         let (params, query) = read::query(&compiler, select, conditions, false)?;
-        one_collation(&compiler)?;
         Ok(Draft {
             table: table.clone(),
             params,
@@ -231,9 +232,9 @@ impl From<'_> {
         let joined = joined.map(|(at, others)| {
             let source = &self.sources[*at];
             let own = source.relation.primary_key.iter();
-            let key = own.zip(others).map(|(position, other)| {
+            let key = own.zip(others).map(|(position, unresolved)| {
                 let own = self.expression(compiler, way, (*at, *position))?;
-                let other = self.expression(compiler, way, *other)?;
+                let other = self.expression(compiler, way, *unresolved)?;
                 compiler.compare(
                     Comparison::Eq,
                     Piece::Typed(own.clone()),
@@ -244,6 +245,9 @@ impl From<'_> {
                 }
                 if !exact(&own, other.type_oid) {
                     return refuse("join-type", "joins columns of a type that is no key here");
+                }
+                if self.collated((*at, *position)) && self.collated(*unresolved) {
+                    return refuse("collation", "joins columns with collations of their own");
                 }
                 match other.node {
                     Node::Column(position) => Ok((position, key_type(own.type_oid, &own.repr))),
@@ -317,17 +321,26 @@ impl Equality {
     }
 }
 
-/// Two columns that each have a collation of their own may have none together; Postgres refuses to compare them then.
-fn one_collation(compiler: &Compiler<'_>) -> Compiled<()> {
-    let collated = |(place, relation): &(usize, &Relation)| {
-        let used = compiler.used_of(*place);
-        let mut used = used
-            .iter()
-            .filter_map(|position| relation.column(*position));
-        used.any(|column| column.collated)
+/// Refuses what computes with columns of several tables that each have a collation of their own: they may have none together, and Postgres refuses to compare them then.
+pub(super) fn one_collation<'e>(
+    compiler: &Compiler<'_>,
+    mut expressions: impl Iterator<Item = &'e Expr>,
+) -> Compiled<()> {
+    let fits = |expr: &Expr| {
+        let places = RefCell::new(BTreeSet::new());
+        expr.any(&|node| {
+            if let Node::Column(position) = node
+                && let Some((relation, own)) = compiler.origin(*position)
+                && relation.column(own).is_some_and(|column| column.collated)
+            {
+                places.borrow_mut().insert(position / STRIDE);
+            }
+            false
+        });
+        places.into_inner().len() < 2
     };
-    match compiler.relations().enumerate().filter(collated).count() {
-        0 | 1 => Ok(()),
-        _ => refuse("collation", "several tables have collations of their own"),
+    match compiler.joined.is_empty() || expressions.all(fits) {
+        true => Ok(()),
+        false => refuse("collation", "computes with collations of several tables"),
     }
 }

@@ -240,6 +240,7 @@ pub(super) fn query(
     if all.clone().any(Expr::needs_now) {
         return refuse("time", "reads the time");
     }
+    joins::one_collation(compiler, all.clone())?;
     let prelude = prelude(all);
     let ordered = order_by.is_empty();
     let columns_only = outputs

@@ -174,6 +174,11 @@ impl<'s> From<'s> {
         self.sources[source].relation.column(position)
     }
 
+    /// Whether the column has a collation of its own.
+    pub fn collated(&self, column: (usize, usize)) -> bool {
+        self.known(column).is_some_and(|column| column.collated)
+    }
+
     /// Whether what is equal to one of these is equal to the other, in the same operator.
     pub fn alike(&self, left: (usize, usize), right: (usize, usize)) -> bool {
         match (self.known(left), self.known(right)) {
