@@ -353,3 +353,6 @@ impl<'a, 'l> Walk<'a, 'l> {
         Ok((answer, std::mem::take(&mut self.met)))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -15,7 +15,7 @@ use super::reason::Reason;
 use crate::eval::expr::{Comparison, Expr, Node};
 use crate::eval::keys::{KeyColumn, key_type};
 use crate::eval::row::STRIDE;
-use from::{Equality, From};
+use from::{Equality, From, Place};
 use ripen_cachestore::catalog::Relation;
 use ripen_grid::rows::sets::SetColumns;
 use ripen_pg::ids::TypeOid;
@@ -52,9 +52,15 @@ impl Join {
 struct Way {
     /// The sources, in the order in which they are joined.
     order: Vec<usize>,
-    /// For each but the first, what its primary key is equal to: source and column, in index order.
-    keys: Vec<Vec<(usize, usize)>>,
+    /// For each but the first, what its primary key is equal to, in index order.
+    keys: Vec<Vec<Place>>,
     /// Conditions that say no more than that.
+    spent: Vec<usize>,
+}
+
+/// How one of them is found.
+struct Step {
+    key: Vec<Place>,
     spent: Vec<usize>,
 }
 
@@ -150,7 +156,7 @@ impl From<'_> {
         while way.order.len() < self.sources.len() {
             let mut left = (0..self.sources.len()).filter(|at| !way.order.contains(at));
             let next = left.find_map(|at| Some((at, self.step(at, &way.order)?)));
-            let Some((at, (key, spent))) = next else {
+            let Some((at, Step { key, spent })) = next else {
                 return refuse("join", "a table is not joined by its primary key");
             };
             way.order.push(at);
@@ -161,7 +167,7 @@ impl From<'_> {
     }
 
     /// What the whole primary key of a source is equal to in those that are known, and the conditions that say so.
-    fn step(&self, at: usize, known: &[usize]) -> Option<(Vec<(usize, usize)>, Vec<usize>)> {
+    fn step(&self, at: usize, known: &[usize]) -> Option<Step> {
         let source = &self.sources[at];
         let (mut key, mut spent) = (Vec::new(), Vec::new());
         for position in &source.relation.primary_key {
@@ -184,7 +190,7 @@ impl From<'_> {
         let all = !source.outer
             || own
                 .all(|(number, condition)| condition.outer != Some(at) || spent.contains(&number));
-        all.then_some((key, spent))
+        all.then_some(Step { key, spent })
     }
 
     /// Points a compiler at all sources.
@@ -267,7 +273,7 @@ impl From<'_> {
         &self,
         compiler: &Compiler<'_>,
         way: &Way,
-        (source, position): (usize, usize),
+        (source, position): Place,
     ) -> Compiled<Expr> {
         let column = self.sources[source].relation.column(position);
         match (way.place(source), column) {
@@ -303,7 +309,7 @@ impl Way {
 
 impl Equality {
     /// The other side, if this is one.
-    fn other(&self, side: (usize, usize)) -> Option<(usize, usize)> {
+    fn other(&self, side: Place) -> Option<Place> {
         match (self.left == side, self.right == side) {
             (true, false) => Some(self.right),
             (false, true) => Some(self.left),
@@ -312,7 +318,7 @@ impl Equality {
     }
 
     /// The column of this source, and the other.
-    fn of(&self, source: usize) -> Option<((usize, usize), (usize, usize))> {
+    fn of(&self, source: usize) -> Option<(Place, Place)> {
         match (self.left.0 == source, self.right.0 == source) {
             (true, false) => Some((self.left, self.right)),
             (false, true) => Some((self.right, self.left)),

@@ -37,11 +37,14 @@ pub(super) struct Condition<'s> {
     pub equality: Option<Equality>,
 }
 
-/// Columns of two sources: source and position.
+/// A column of a source: which source, and its position there.
+pub(super) type Place = (usize, usize);
+
+/// Columns of two sources.
 #[derive(Clone, Copy)]
 pub(super) struct Equality {
-    pub left: (usize, usize),
-    pub right: (usize, usize),
+    pub left: Place,
+    pub right: Place,
 }
 
 impl<'s> From<'s> {
@@ -160,7 +163,7 @@ impl<'s> From<'s> {
     }
 
     /// Source and position of the column that a node names.
-    fn column(&self, node: &Option<Box<pb::Node>>) -> Option<(usize, usize)> {
+    fn column(&self, node: &Option<Box<pb::Node>>) -> Option<Place> {
         let NodeEnum::ColumnRef(reference) = inner(node)? else {
             return None;
         };
@@ -170,17 +173,17 @@ impl<'s> From<'s> {
         Some((at, column.position))
     }
 
-    fn known(&self, (source, position): (usize, usize)) -> Option<&Column> {
+    fn known(&self, (source, position): Place) -> Option<&Column> {
         self.sources[source].relation.column(position)
     }
 
     /// Whether the column has a collation of its own.
-    pub fn collated(&self, column: (usize, usize)) -> bool {
+    pub fn collated(&self, column: Place) -> bool {
         self.known(column).is_some_and(|column| column.collated)
     }
 
     /// Whether what is equal to one of these is equal to the other, in the same operator.
-    pub fn alike(&self, left: (usize, usize), right: (usize, usize)) -> bool {
+    pub fn alike(&self, left: Place, right: Place) -> bool {
         match (self.known(left), self.known(right)) {
             (Some(left), Some(right)) => left.type_oid == right.type_oid,
             _ => false,
@@ -188,12 +191,7 @@ impl<'s> From<'s> {
     }
 
     /// `from = fixed`, `from IN (…)`, `from = ANY (…)` said of another column.
-    pub fn moved(
-        &self,
-        node: &NodeEnum,
-        from: (usize, usize),
-        to: (usize, usize),
-    ) -> Option<NodeEnum> {
+    pub fn moved(&self, node: &NodeEnum, from: Place, to: Place) -> Option<NodeEnum> {
         let NodeEnum::AExpr(expr) = node else {
             return None;
         };
@@ -215,7 +213,7 @@ impl<'s> From<'s> {
         Some(NodeEnum::AExpr(moved))
     }
 
-    fn reference(&self, column: (usize, usize)) -> Option<pb::Node> {
+    fn reference(&self, column: Place) -> Option<pb::Node> {
         let name = |name: &str| pb::Node {
             node: Some(NodeEnum::String(pb::String {
                 sval: name.to_owned(),
