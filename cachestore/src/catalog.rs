@@ -265,6 +265,9 @@ pub struct Column {
     pub not_null: bool,
     /// Collation facts, for collatable types.
     pub collation: Collation,
+    /// Whether it is another one than the database's.
+    #[serde(default = "collated_unknown")]
+    pub collated: bool,
     /// The default, as `pg_get_expr` prints it.
     pub default: Option<String>,
     /// Generated (stored) or identity: `attgenerated`, `attidentity`; '\0' when neither.
@@ -276,6 +279,11 @@ pub struct Column {
     pub sequence: Option<TableOid>,
     /// Column privileges as granted (beside the table's).
     pub grants: Grants,
+}
+
+/// Of a catalog that was kept by a version that did not ask.
+fn collated_unknown() -> bool {
+    true
 }
 
 /// What equality and order of a text column mean.

@@ -171,6 +171,9 @@ pub const SETS_AT_ONCE_MAX: usize = 1000;
 /// of them pass through for [`SET_TOO_LARGE_PAUSE_MS`].
 pub const SETS_ROWS_MAX: usize = 10_000;
 
+/// Rows that one statement joins to others; each is looked up while the shards of all are locked. More are Postgres's business.
+pub const JOINED_ROWS_MAX: usize = 20_000;
+
 /// Candidates of a set, those that have left it since it was read last included. Reached: the set is given up.
 pub const SET_CANDIDATES_MAX: usize = 2 * SET_ROWS_MAX;
 

@@ -5,6 +5,7 @@
 
 mod age;
 mod gathered;
+mod joined;
 pub mod layer;
 mod lend;
 mod load;
@@ -20,6 +21,7 @@ mod tests;
 
 pub use age::Clock;
 pub use gathered::{SetLoad, SetRead, SetTicket};
+pub use joined::{Along, First, Joined};
 pub use load::{LoadTicket, LoadWait, Moment};
 pub use stats::Counters;
 

@@ -10,6 +10,7 @@ mod forwarded;
 mod holds;
 mod home;
 mod hosted;
+mod joins;
 pub mod keeper;
 pub mod outliving;
 mod plans;

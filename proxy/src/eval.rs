@@ -11,6 +11,7 @@ pub mod expr;
 pub mod keys;
 mod read;
 pub mod render;
+pub mod row;
 mod write;
 
 pub use drawn::Drawn;

@@ -182,6 +182,7 @@ totals! {
     Cache Counter loads: u64, "Load queries sent to Postgres.";
     Cache Counter loads_poisoned: u64, "Loads answered but not kept, because a fence or change passed them.";
     Cache Counter evictions: u64, "Clean rows dropped for memory or age.";
+    Cache Counter join_hits: u64, "Reads of joined tables answered from memory; they count as hits, too.";
     Cache Counter set_hits: u64, "Reads of keyed sets (rows by a value of an index) answered from memory; they count as hits, too.";
     Cache Counter set_misses: u64, "Times that a read had to load sets from Postgres; they count as misses, too.";
     Cache Gauge sets: u64, "Keyed sets in memory.";

@@ -6,6 +6,7 @@ pub mod compile;
 pub mod effects;
 mod exists;
 pub mod facts;
+pub mod joins;
 mod keyed;
 pub mod local;
 pub mod names;
@@ -122,8 +123,10 @@ fn single(statement: &NodeEnum, asked: &Asked<'_>) -> Plan {
     let refused = match compiled(statement, asked) {
         Ok(Compiled::Read(draft)) => {
             let narrow = match draft.set {
-                None => Some(Narrow::both(draft.table.oid, draft.query.keys.clone())),
-                Some(_) => narrow::of(asked.names, statement, asked.declared, asked.sql),
+                None if draft.joined.is_empty() => {
+                    Some(Narrow::both(draft.table.oid, draft.query.keys.clone()))
+                }
+                _ => narrow::of(asked.names, statement, asked.declared, asked.sql),
             };
             let reason = match draft.lock {
                 None => Reason::new("read", "is answered from memory"),

@@ -95,8 +95,15 @@ fn describe(world: &World, plan: &Plan) -> String {
                 let columns: Vec<&str> = columns.map(|column| column.name.as_str()).collect();
                 writeln!(out, "  set by: {}", columns.join(", ")).unwrap();
             }
+            for join in &read.joined {
+                let how = if join.needed { "inner" } else { "left" };
+                writeln!(out, "  {how}: {} by {}", join.table.name, join.by()).unwrap();
+            }
             writeln!(out, "  params: {}", types(world, &read.params)).unwrap();
             writeln!(out, "  fields: {}", fields(world, &read.fields)).unwrap();
+            if !read.joined.is_empty() {
+                out.push_str(&touched(world, &read.fallback));
+            }
             if let Some(lock) = read.lock {
                 writeln!(out, "  locks: {:?} {:?}", lock.strength, lock.meets).unwrap();
                 out.push_str(&touched(world, &read.fallback));

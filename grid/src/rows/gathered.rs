@@ -333,17 +333,20 @@ pub(super) fn told(shard: &Slots, place: &Place<'_>, row: &RowId, after: &After)
     }
 }
 
-type ReadLocks<'a> = SmallVec<[(usize, RwLockReadGuard<'a, Slots>); 8]>;
+pub(super) type ReadLocks<'a> = SmallVec<[(usize, RwLockReadGuard<'a, Slots>); 8]>;
+
+/// Tables whose rows grow too old have no sets.
+const NO_AGE: fn() -> super::age::Tick = super::age::Tick::default;
 
 /// Candidates under their locks.
-struct Looked<'a, 'l> {
-    rows: &'a [RowId],
-    places: &'a [Place<'a>],
-    locked: &'a ReadLocks<'l>,
-    gathered: &'a Gathered,
+pub(super) struct Looked<'a, 'l> {
+    pub rows: &'a [RowId],
+    pub places: &'a [Place<'a>],
+    pub locked: &'a ReadLocks<'l>,
+    pub gathered: &'a Gathered,
 }
 
-enum Look<'a> {
+pub(super) enum Look<'a> {
     Told {
         members: Vec<&'a Tuple>,
         /// Which of the values everybody sees in each candidate, if any.
@@ -364,21 +367,22 @@ impl<'a> Looked<'a, '_> {
         &self.locked[at].1
     }
 
-    fn look(
+    /// What the sets and their candidates may contain, see [`apart`].
+    pub fn ahead(&self) -> impl Iterator<Item = Option<Ahead<'a>>> {
+        let ahead = self.places.iter();
+        let ahead = ahead.map(|place| self.shard(place).ahead(place, NO_AGE));
+        let moments = self.gathered.moments.iter();
+        let of_sets = moments.map(|moment| Some(Ahead::Loaded(moment)));
+        of_sets.chain(ahead)
+    }
+
+    pub fn look(
         &self,
         sets: &'a SetIds,
         own: &'a BTreeMap<Key, Option<Tuple>>,
         followed: Lsn,
     ) -> Look<'a> {
-        // Tables whose rows grow too old have no sets.
-        let now = super::age::Tick::default;
-        let ahead = self
-            .places
-            .iter()
-            .map(|place| self.shard(place).ahead(place, now));
-        let moments = self.gathered.moments.iter();
-        let of_sets = moments.map(|moment| Some(Ahead::Loaded(moment)));
-        if apart(of_sets.chain(ahead), followed) {
+        if apart(self.ahead(), followed) {
             return Look::Apart;
         }
         let (mut members, mut unknown) = (Vec::new(), Vec::new());
@@ -387,7 +391,7 @@ impl<'a> Looked<'a, '_> {
             if own.contains_key(&row.key) {
                 continue;
             }
-            let value = match self.shard(place).find(place, now) {
+            let value = match self.shard(place).find(place, NO_AGE) {
                 Found::Unknown => {
                     unknown.push(row.clone());
                     continue;
@@ -416,7 +420,7 @@ impl<'a> Looked<'a, '_> {
     }
 }
 
-fn named(table: TableOid, keys: &[Key]) -> Vec<RowId> {
+pub(super) fn named(table: TableOid, keys: &[Key]) -> Vec<RowId> {
     let row = |key: &Key| RowId {
         table,
         key: key.clone(),

@@ -27,6 +27,7 @@ fn column(position: usize, name: &str, type_oid: TypeOid) -> CatalogColumn {
         type_modifier: -1,
         not_null: false,
         collation: Collation::None,
+        collated: false,
         default: None,
         generated: '\0',
         identity: '\0',

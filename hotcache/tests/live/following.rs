@@ -204,6 +204,7 @@ pub async fn catalog(client: &Client, epoch: u64) -> Result<Catalog> {
             type_modifier: -1,
             not_null: false,
             collation: Collation::None,
+            collated: false,
             default: None,
             generated: if row.try_get(5)? { 's' } else { '\0' },
             identity: '\0',

@@ -91,7 +91,9 @@ impl Engine {
         (params, formats): (&Params<'_>, Formats<'_>),
         out: &mut BytesMut,
     ) -> Result<u64, Refusal> {
-        if plan.lock.is_none() && !remote.may_have_written(plan.table.oid) {
+        let mut tables = plan.tables();
+        let written = tables.any(|table| remote.may_have_written(table.oid));
+        if plan.lock.is_none() && !written {
             return self
                 .read_by_key(asker.settings, (plan, None), params, formats, out)
                 .await;

@@ -97,7 +97,7 @@ impl Block {
     }
 
     /// A row as the block has written it.
-    fn image(&self, row: &RowId) -> Option<Option<&Tuple>> {
+    pub(super) fn image(&self, row: &RowId) -> Option<Option<&Tuple>> {
         self.transaction.as_ref()?.image(row)
     }
 

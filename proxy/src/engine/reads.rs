@@ -28,7 +28,7 @@ impl Engine {
         out: &mut BytesMut,
     ) -> Result<u64, Refusal> {
         if let Some(block) = block {
-            block.knows(&plan.table)?;
+            plan.tables().try_for_each(|table| block.knows(table))?;
         }
         if plan.set.is_some() {
             self.keeps_sets(plan)?;
@@ -37,7 +37,8 @@ impl Engine {
             .keys(params, settings)
             .map_err(|EvalError::PassThrough(why)| passed("not-computed", why))?;
         for _ in 0..LOAD_ATTEMPTS_MAX {
-            if !self.grid.feed.serves(plan.table.oid) {
+            let feed = &self.grid.feed;
+            if !plan.tables().all(|table| feed.serves(table.oid)) {
                 self.counters.bypassed.fetch_add(1, Ordering::Relaxed);
                 return Err(passed(
                     "not-followed",
@@ -50,7 +51,8 @@ impl Engine {
                 }
                 continue;
             }
-            if self.grid.feed.behind() && !self.grid.feed.is_exclusive(plan.table.oid) {
+            let told_of = || plan.tables().any(|table| !feed.is_exclusive(table.oid));
+            if feed.behind() && told_of() {
                 let caught_up =
                     tokio::time::timeout(CATCH_UP_WAIT, self.grid.feed.until_caught_up());
                 if caught_up.await.is_err() {
@@ -62,7 +64,16 @@ impl Engine {
                 }
                 continue;
             }
+            let mut rests_on = None;
             let tried = match &plan.set {
+                _ if !plan.joined.is_empty() => {
+                    let tried =
+                        self.try_joined((plan, block), &keys, params, formats, settings, out)?;
+                    tried.map(|(sent, rows)| {
+                        rests_on = Some(rows);
+                        sent
+                    })
+                }
                 None => self.try_read((plan, block), &keys, params, formats, settings, out)?,
                 Some(columns) => {
                     let sets = SetIds::new(plan.table.oid, columns.clone(), keys.to_vec());
@@ -80,11 +91,15 @@ impl Engine {
             match tried {
                 Ok(rows) => {
                     if self.grid.has_peers() {
-                        let read = named(plan.table.oid, &keys);
+                        let named = || named(plan.table.oid, &keys);
+                        let read = rests_on.unwrap_or_else(named);
                         let settled = self.grid.settle_read(&read).await;
                         settled.map_err(|_| no_lease())?;
                     }
                     self.counters.reads.fetch_add(1, Ordering::Relaxed);
+                    if !plan.joined.is_empty() {
+                        self.counters.join_reads.fetch_add(1, Ordering::Relaxed);
+                    }
                     if plan.set.is_some() {
                         self.counters.set_reads.fetch_add(1, Ordering::Relaxed);
                     }
@@ -100,7 +115,7 @@ impl Engine {
                         }
                     };
                     loaded.map_err(refused)?;
-                    if !self.is_of_now(&plan.table) {
+                    if !plan.tables().all(|table| self.is_of_now(table)) {
                         return Err(passed("not-computed", "the schema has changed meanwhile"));
                     }
                 }
@@ -162,7 +177,7 @@ impl Engine {
 }
 
 /// What is to be loaded before a read can be answered.
-enum Lacks {
+pub(super) enum Lacks {
     Rows(Vec<RowId>),
     Sets(SetIds),
 }
@@ -218,27 +233,33 @@ impl Engine {
             SetRead::Missing(sets) => Ok(Err(Lacks::Sets(sets))),
             SetRead::Fenced => Err(fenced_off()),
             SetRead::Apart => Err(apart()),
-            SetRead::TooLarge => Err(passed("set-too-large", "too many rows have the values")),
-            SetRead::Obscure => {
-                let why = "it cannot be told now which rows have the values";
-                Err(passed("set-obscure", why))
-            }
+            SetRead::TooLarge => Err(too_large()),
+            SetRead::Obscure => Err(obscure()),
         }
     }
 }
 
-fn fenced_off() -> Refusal {
+pub(super) fn too_large() -> Refusal {
+    passed("set-too-large", "too many rows have the values")
+}
+
+pub(super) fn obscure() -> Refusal {
+    let why = "it cannot be told now which rows have the values";
+    passed("set-obscure", why)
+}
+
+pub(super) fn fenced_off() -> Refusal {
     let why = "the rows are owned by a passed-through transaction";
     passed("fenced", why)
 }
 
-fn apart() -> Refusal {
+pub(super) fn apart() -> Refusal {
     let why =
         "some of the rows were just loaded and the hot cache has not come as far with the others";
     passed("apart", why)
 }
 
-fn named(table: TableOid, keys: &[Key]) -> Vec<RowId> {
+pub(super) fn named(table: TableOid, keys: &[Key]) -> Vec<RowId> {
     let row = |key: &Key| RowId {
         table,
         key: key.clone(),

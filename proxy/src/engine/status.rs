@@ -44,6 +44,8 @@ pub struct Counters {
     pub misses: AtomicU64,
     /// Those of `reads` that were of keyed sets.
     pub set_reads: AtomicU64,
+    /// Those of `reads` that joined tables.
+    pub join_reads: AtomicU64,
     /// Those of `misses` that loaded sets.
     pub set_misses: AtomicU64,
     /// Cached reads sent away because the table is not followed.
@@ -120,6 +122,7 @@ impl Engine {
         totals.bypassed_reads = self.counters.bypassed.load(Ordering::Relaxed);
         totals.evictions = rows.evictions;
         let sets = self.grid.rows.set_stats();
+        totals.join_hits = self.counters.join_reads.load(Ordering::Relaxed);
         totals.set_hits = self.counters.set_reads.load(Ordering::Relaxed);
         totals.set_misses = self.counters.set_misses.load(Ordering::Relaxed);
         totals.sets = sets.sets;

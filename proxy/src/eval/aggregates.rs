@@ -2,6 +2,7 @@
 
 use super::EvalError;
 use super::expr::{Env, Expr, REFUSED, Scalar, order};
+use super::row::Row;
 use ripen_pg::ids::TypeOid;
 use ripen_pg::tuple::{Datum, Tuple};
 use ripen_pg::value::ops::{self, Arithmetic};
@@ -51,7 +52,7 @@ impl Kind {
 /// One row of the results, in the order of the aggregates. Of no rows all are NULL, but for counts.
 pub(super) fn of_rows<'a>(
     aggregates: &'a [Aggregate],
-    rows: &[&'a Tuple],
+    rows: &[Row<'a>],
     env: Env<'a>,
 ) -> Result<Tuple, EvalError> {
     let mut results = Vec::with_capacity(aggregates.len());
@@ -64,11 +65,7 @@ pub(super) fn of_rows<'a>(
 }
 
 impl Aggregate {
-    fn of_rows<'a>(
-        &'a self,
-        rows: &[&'a Tuple],
-        env: Env<'a>,
-    ) -> Result<Option<Vec<u8>>, EvalError> {
+    fn of_rows<'a>(&'a self, rows: &[Row<'a>], env: Env<'a>) -> Result<Option<Vec<u8>>, EvalError> {
         let Some(of) = &self.of else {
             return Ok(Some(number(rows.len())));
         };

@@ -6,6 +6,7 @@ mod run;
 
 pub use run::{merged, order};
 
+use super::row::Row;
 use super::{EvalError, Now};
 use ripen_pg::ids::TypeOid;
 use ripen_pg::tuple::Tuple;
@@ -158,7 +159,7 @@ pub struct Env<'a> {
     /// The parameters, decoded.
     pub params: &'a [Option<Scalar<'a>>],
     /// The row.
-    pub row: Option<&'a Tuple>,
+    pub row: Option<Row<'a>>,
     /// The row proposed for insertion.
     pub excluded: Option<&'a Tuple>,
     /// The session's settings.

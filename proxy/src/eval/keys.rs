@@ -157,10 +157,7 @@ fn has_duplicates(keys: &Keys) -> bool {
 impl KeyColumn {
     /// The canonical type of the column's bytes.
     pub(crate) fn key_type(&self) -> TypeOid {
-        match self.repr {
-            Repr::Enum(_) => value::ENUM_AS,
-            Repr::Typed | Repr::Raw => self.type_oid,
-        }
+        key_type(self.type_oid, &self.repr)
     }
 
     fn append(&self, binary: &[u8], key: &mut Key) -> Result<(), EvalError> {
@@ -347,6 +344,14 @@ impl Bound {
             Some(Scalar::Value(Value::Int8(number))) => Ok(Some(number.into())),
             Some(_) => Err(REFUSED),
         }
+    }
+}
+
+/// The canonical type of the bytes of such a value.
+pub(crate) fn key_type(type_oid: TypeOid, repr: &Repr) -> TypeOid {
+    match repr {
+        Repr::Enum(_) => value::ENUM_AS,
+        Repr::Typed | Repr::Raw => type_oid,
     }
 }
 

@@ -5,6 +5,7 @@ use super::bind::{Bound, bind};
 use super::expr::{Env, REFUSED, Scalar, order};
 use super::keys::Keys;
 use super::render::{computed_row, plain_row};
+use super::row::Row;
 use super::{EvalError, Formats, Params};
 use crate::plan::ReadPlan;
 use crate::plan::read::{ReadQuery, Shape, SortKey};
@@ -35,6 +36,33 @@ impl ReadPlan {
         settings: &Settings,
         out: &mut BytesMut,
     ) -> Result<u64, EvalError> {
+        let rows = rows.iter().flatten().copied().map(Row::from);
+        self.render_all(rows, params, formats, settings, out)
+    }
+
+    /// The same for joined rows: `beside` has for each of `rows` as many as the plan joins to it.
+    pub fn render_joined(
+        &self,
+        (rows, beside): (&[&Tuple], &[Option<&Tuple>]),
+        params: &Params<'_>,
+        formats: Formats<'_>,
+        settings: &Settings,
+        out: &mut BytesMut,
+    ) -> Result<u64, EvalError> {
+        let beside = beside.chunks(self.joined.len().max(1));
+        let rows = rows.iter().zip(beside);
+        let rows = rows.map(|(row, beside)| Row::joined(row, beside));
+        self.render_all(rows, params, formats, settings, out)
+    }
+
+    fn render_all<'a>(
+        &self,
+        rows: impl Iterator<Item = Row<'a>>,
+        params: &Params<'_>,
+        formats: Formats<'_>,
+        settings: &Settings,
+        out: &mut BytesMut,
+    ) -> Result<u64, EvalError> {
         let start = out.len();
         let rendered = match self.query.shape {
             Shape::Plain => self.render_plain(rows, formats, settings, out),
@@ -55,30 +83,33 @@ impl ReadPlan {
     ) -> Result<Vec<bool>, EvalError> {
         let bound = self.query.bind(params, settings)?;
         let picked = |row: &Option<&Tuple>| match row {
-            Some(row) => holds(&self.query.filter, &env(&bound, Some(row), settings)),
+            Some(row) => {
+                let row = Some(Row::from(*row));
+                holds(&self.query.filter, &env(&bound, row, settings))
+            }
             None => Ok(false),
         };
         rows.iter().map(picked).collect()
     }
 
-    fn render_plain(
+    fn render_plain<'a>(
         &self,
-        rows: &[Option<&Tuple>],
+        rows: impl Iterator<Item = Row<'a>>,
         formats: Formats<'_>,
         settings: &Settings,
         out: &mut BytesMut,
     ) -> Result<u64, EvalError> {
         let mut sent = 0;
-        for row in rows.iter().flatten() {
+        for row in rows {
             plain_row(&self.query.outputs, row, formats, settings, out)?;
             sent += 1;
         }
         Ok(sent)
     }
 
-    fn render_computed(
+    fn render_computed<'a>(
         &self,
-        rows: &[Option<&Tuple>],
+        rows: impl Iterator<Item = Row<'a>>,
         params: &Params<'_>,
         formats: Formats<'_>,
         settings: &Settings,
@@ -86,13 +117,13 @@ impl ReadPlan {
     ) -> Result<u64, EvalError> {
         let query = &self.query;
         let bound = query.bind(params, settings)?;
-        let mut kept: Vec<&Tuple> = Vec::with_capacity(rows.len());
-        for row in rows.iter().flatten() {
+        let mut kept: Vec<Row<'_>> = Vec::with_capacity(rows.size_hint().1.unwrap_or(0));
+        for row in rows {
             if holds(&query.filter, &env(&bound, Some(row), settings))? {
                 kept.push(row);
             }
         }
-        let one = |row: &Tuple, out: &mut BytesMut| {
+        let one = |row: Row<'_>, out: &mut BytesMut| {
             computed_row(
                 &query.outputs,
                 &env(&bound, Some(row), settings),
@@ -104,7 +135,7 @@ impl ReadPlan {
         if let Shape::Together(aggregates) = &query.shape {
             let env = env(&bound, None, settings);
             let results = aggregates::of_rows(aggregates, &kept, env)?;
-            return one(&results, out);
+            return one(Row::from(&results), out);
         }
         if !query.order_by.is_empty() {
             sort(&query.order_by, &mut kept, &bound, settings)?;
@@ -115,7 +146,8 @@ impl ReadPlan {
         let mut told = kept.into_iter().skip(skipped).take(most);
         if let Shape::Whether = query.shape {
             let exists = [u8::from(told.next().is_some())];
-            return one(&[Datum::Value(&exists)].into_iter().collect(), out);
+            let exists: Tuple = [Datum::Value(&exists)].into_iter().collect();
+            return one(Row::from(&exists), out);
         }
         let mut sent = 0;
         for row in told {
@@ -138,7 +170,7 @@ impl ReadQuery {
 
 fn env<'a>(
     params: &'a [Option<Scalar<'a>>],
-    row: Option<&'a Tuple>,
+    row: Option<Row<'a>>,
     settings: &'a Settings,
 ) -> Env<'a> {
     Env {
@@ -171,11 +203,11 @@ fn count(expr: &Option<super::expr::Expr>, env: &Env<'_>) -> Result<Option<usize
     }
 }
 
-type Sorted<'a> = (Vec<Option<Scalar<'a>>>, &'a Tuple);
+type Sorted<'a> = (Vec<Option<Scalar<'a>>>, Row<'a>);
 
 fn sort<'a>(
     keys: &'a [SortKey],
-    rows: &mut Vec<&'a Tuple>,
+    rows: &mut Vec<Row<'a>>,
     bound: &'a [Option<Scalar<'a>>],
     settings: &'a Settings,
 ) -> Result<(), EvalError> {

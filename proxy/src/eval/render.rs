@@ -1,10 +1,11 @@
 //! DataRow messages from rows and output expressions, in the formats that the client asked for. Never leaves half a row behind.
 
 use super::expr::{Env, Expr, Node, REFUSED};
+use super::row::Row;
 use super::{EvalError, Field, Formats};
 use bytes::BytesMut;
 use ripen_pg::ids::TypeOid;
-use ripen_pg::tuple::{Datum, Tuple};
+use ripen_pg::tuple::Datum;
 use ripen_pg::value::{self, Settings};
 use ripen_pg::wire::backend::DataRow;
 
@@ -22,7 +23,7 @@ pub struct Output {
 /// Appends one DataRow whose outputs are all columns of this row.
 pub(crate) fn plain_row(
     outputs: &[Output],
-    row: &Tuple,
+    row: Row<'_>,
     formats: Formats<'_>,
     settings: &Settings,
     out: &mut BytesMut,

@@ -5,6 +5,7 @@ use super::expr::{Env, Expr, RAISES, REFUSED, Scalar};
 use super::keys::{Keys, key_of};
 use super::read::holds;
 use super::render::computed_row;
+use super::row::Row;
 use super::{CommandTag, Decision, Drawn, EvalError, Formats, Now, Params};
 use crate::limits::{DRAWS_MAX, WRITTEN_ROW_BYTES_MAX};
 use crate::plan::write::{Action, Assignment, Change, Conflict, Increment};
@@ -71,7 +72,7 @@ impl<'a> Run<'a> {
     fn env(&self, row: Option<&'a Tuple>, excluded: Option<&'a Tuple>) -> Env<'a> {
         Env {
             params: self.params,
-            row,
+            row: row.map(Row::from),
             excluded,
             settings: self.settings,
             now: Some(self.now),

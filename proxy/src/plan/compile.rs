@@ -7,6 +7,7 @@ mod casts;
 mod common;
 mod draws;
 mod functions;
+mod joined;
 mod json;
 mod literal;
 mod operators;
@@ -17,6 +18,7 @@ use super::reason::Reason;
 use super::types;
 use crate::eval::bind::ParamType;
 use crate::eval::expr::{Expr, Node, Repr};
+use crate::eval::row::STRIDE;
 use ripen_cachestore::catalog::{Collation, Column, Relation, TypeKind};
 use ripen_pg::ids::TypeOid;
 use ripen_pg::value::ops::TextOrder;
@@ -46,6 +48,10 @@ pub struct Compiler<'a> {
     pub relation: Option<&'a Relation>,
     /// What columns may be qualified with (alias, else the table's name).
     pub qualifier: String,
+    /// Relations joined to it, in the order in which their rows stand beside its.
+    pub joined: Vec<Spoken<'a>>,
+    /// In which order FROM names them all; means nothing where none is joined.
+    pub from: Vec<usize>,
     /// What columns are named instead of the relation's, while that is compiled.
     pub listed: Option<Listed>,
     /// Whether `EXCLUDED` may be named.
@@ -55,6 +61,15 @@ pub struct Compiler<'a> {
     params: RefCell<Vec<Slot>>,
     draws: RefCell<draws::Draws>,
     summing: RefCell<Option<aggregates::Summing>>,
+}
+
+/// A relation under its name in the statement.
+#[derive(Clone, Debug)]
+pub struct Spoken<'a> {
+    /// Which.
+    pub relation: &'a Relation,
+    /// As [`Compiler::qualifier`].
+    pub qualifier: String,
 }
 
 /// One row of a list of values in FROM.
@@ -85,6 +100,7 @@ pub struct TypeInfo {
 }
 
 pub use draws::Draw;
+pub use joined::column_among;
 
 pub(crate) type Compiled<T> = Result<T, Reason>;
 
@@ -106,6 +122,8 @@ impl<'a> Compiler<'a> {
             names,
             relation: None,
             qualifier: String::new(),
+            joined: Vec::new(),
+            from: Vec::new(),
             listed: None,
             excluded: false,
             used: RefCell::default(),
@@ -255,15 +273,21 @@ impl<'a> Compiler<'a> {
 
     /// A column of the relation.
     pub fn column(&self, column: &Column) -> Compiled<Expr> {
+        self.column_of(0, column)
+    }
+
+    /// A column of the relation whose rows stand at that place, the first's or one beside it.
+    pub fn column_of(&self, place: usize, column: &Column) -> Compiled<Expr> {
         let info = self.type_info(column.type_oid)?;
-        self.used.borrow_mut().insert(column.position);
+        let position = place * STRIDE + column.position;
+        self.used.borrow_mut().insert(position);
         self.names_column();
         Ok(Expr {
             type_oid: info.type_oid,
             type_modifier: column.type_modifier,
             repr: info.repr,
             order: text_order(column)?,
-            node: Node::Column(column.position),
+            node: Node::Column(position),
         })
     }
 
@@ -283,6 +307,10 @@ impl<'a> Compiler<'a> {
                 .ok_or_else(unknown);
         }
         let relation = self.relation.ok_or_else(unknown)?;
+        if !self.joined.is_empty() {
+            let (place, column) = self.joined_column(reference).ok_or_else(unknown)?;
+            return self.column_of(place, column);
+        }
         let (excluded, name) = self.reference(reference).ok_or_else(unknown)?;
         let column = relation.column_named(name).ok_or_else(unknown)?;
         let mut expr = self.column(column)?;
@@ -309,6 +337,10 @@ impl<'a> Compiler<'a> {
 
     /// The position of the relation's column that a reference names.
     pub fn position(&self, reference: &pb::ColumnRef) -> Option<usize> {
+        if !self.joined.is_empty() {
+            let (place, column) = self.joined_column(reference)?;
+            return Some(place * STRIDE + column.position);
+        }
         match self.reference(reference)? {
             (false, name) => Some(self.relation?.column_named(name)?.position),
             (true, _) => None,

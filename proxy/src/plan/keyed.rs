@@ -23,12 +23,21 @@ pub fn conditions<'a>(
     relation: &Relation,
     clause: &'a Option<Box<pb::Node>>,
 ) -> Compiled<Conditions<'a>> {
+    conditions_of(compiler, relation, conjuncts(clause))
+}
+
+/// The same in what all must be true.
+pub fn conditions_of<'a>(
+    compiler: &Compiler<'_>,
+    relation: &Relation,
+    conjuncts: Vec<&'a NodeEnum>,
+) -> Compiled<Conditions<'a>> {
     if relation.primary_key.is_empty() {
         return refuse("no-key", "the table has no primary key");
     }
     let mut found: Vec<Option<KeyColumn>> = vec![None; relation.primary_key.len()];
     let mut rest = Vec::new();
-    for conjunct in conjuncts(clause) {
+    for conjunct in conjuncts {
         match key_place(compiler, relation, conjunct)? {
             Some((place, column)) if found[place].is_none() => found[place] = Some(column),
             _ => rest.push(conjunct),
@@ -59,6 +68,15 @@ pub fn gathered<'a>(
     relation: &Relation,
     clause: &'a Option<Box<pb::Node>>,
 ) -> Compiled<Option<(Vec<usize>, Conditions<'a>)>> {
+    gathered_of(compiler, relation, conjuncts(clause))
+}
+
+/// The same in what all must be true.
+pub fn gathered_of<'a>(
+    compiler: &Compiler<'_>,
+    relation: &Relation,
+    conjuncts: Vec<&'a NodeEnum>,
+) -> Compiled<Option<(Vec<usize>, Conditions<'a>)>> {
     let indexed = |position: usize| {
         relation
             .indexes
@@ -66,7 +84,6 @@ pub fn gathered<'a>(
             .any(|index| index.contains(&position))
     };
     let mut found: BTreeMap<usize, (usize, KeyColumn)> = BTreeMap::new();
-    let conjuncts = conjuncts(clause);
     for (at, conjunct) in conjuncts.iter().enumerate() {
         let column = key_column(compiler, relation, indexed, conjunct)?;
         match column {
@@ -270,7 +287,7 @@ pub(super) fn is_fixed(node: Option<&NodeEnum>) -> bool {
 }
 
 /// Whether equality of the column with a value of that type can be turned into one key of the column's type.
-fn exact(column: &Expr, operand: TypeOid) -> bool {
+pub fn exact(column: &Expr, operand: TypeOid) -> bool {
     let exact_number = |oid| matches!(oid, oid::INT2 | oid::INT4 | oid::INT8 | oid::NUMERIC);
     let text = |oid| matches!(oid, oid::TEXT | oid::VARCHAR);
     let keyable = match column.repr {

@@ -6,6 +6,7 @@ use super::parse::{NodeEnum, inner, items, pb, strings};
 use crate::eval::Field;
 use crate::eval::expr::{Expr, Node, Repr};
 use crate::eval::render::Output;
+use ripen_cachestore::catalog::Relation;
 use ripen_pg::value::{self, oid};
 
 /// Compiles a target list.
@@ -18,16 +19,12 @@ pub fn outputs(compiler: &Compiler<'_>, targets: &[pb::Node]) -> Compiled<Vec<Ou
         let Some(node) = inner(&target.val) else {
             return refuse("expression", "the target list is not understood");
         };
-        if is_star(compiler, node) {
-            let Some(relation) = compiler.relation else {
-                return refuse("column", "`*` without a table");
-            };
-            for column in &relation.columns {
-                outputs.push(output(
-                    compiler,
-                    column.name.clone(),
-                    compiler.column(column)?,
-                )?);
+        if let Some(relations) = starred(compiler, node) {
+            for (place, relation) in relations {
+                for column in &relation.columns {
+                    let expr = compiler.column_of(place, column)?;
+                    outputs.push(output(compiler, column.name.clone(), expr)?);
+                }
             }
             continue;
         }
@@ -40,29 +37,30 @@ pub fn outputs(compiler: &Compiler<'_>, targets: &[pb::Node]) -> Compiled<Vec<Ou
     Ok(outputs)
 }
 
-/// `*` or `t.*`.
-fn is_star(compiler: &Compiler<'_>, node: &NodeEnum) -> bool {
+/// The relations whose columns `*` or `t.*` means. `None`: it is something else.
+fn starred<'a>(compiler: &Compiler<'a>, node: &NodeEnum) -> Option<Vec<(usize, &'a Relation)>> {
     let NodeEnum::ColumnRef(column) = node else {
-        return false;
+        return None;
     };
     let Some(NodeEnum::AStar(_)) = column.fields.last().and_then(|last| last.node.as_ref()) else {
-        return false;
+        return None;
     };
-    match strings(&column.fields)[..] {
-        [] => true,
-        [qualifier] => qualifier == compiler.qualifier,
-        _ => false,
-    }
+    let relations = match strings(&column.fields)[..] {
+        [] => compiler.starred(None),
+        [qualifier] => compiler.starred(Some(qualifier)),
+        _ => Vec::new(),
+    };
+    Some(relations).filter(|relations| !relations.is_empty())
 }
 
 fn output(compiler: &Compiler<'_>, name: String, expr: Expr) -> Compiled<Output> {
-    let origin = match (&expr.node, compiler.relation) {
-        (Node::Column(position), Some(relation)) => Some((relation.oid.0, *position)),
+    let origin = match &expr.node {
+        Node::Column(position) => compiler.origin(*position),
         _ => None,
     };
     let mut output = computed(compiler.names, name, expr)?;
-    if let Some((table, position)) = origin {
-        output.field.table = table;
+    if let Some((relation, position)) = origin {
+        output.field.table = relation.oid.0;
         output.field.attnum = position as i16 + 1;
     }
     Ok(output)

@@ -3,6 +3,7 @@
 use super::compile::{Compiled, Compiler, Piece, refuse};
 use super::exists;
 use super::facts::Mode;
+use super::joins::{self, Join};
 use super::keyed::{self, Conditions};
 use super::names::Names;
 use super::output::outputs;
@@ -28,8 +29,10 @@ use std::sync::Arc;
 /// See the module.
 #[derive(Debug)]
 pub struct ReadPlan {
-    /// The one table.
+    /// The table whose rows are named.
     pub table: Arc<Relation>,
+    /// Those whose rows are joined to its, in this order.
+    pub joined: Vec<Join>,
     /// Parameter types, as Postgres would infer them.
     pub params: Vec<TypeOid>,
     /// The output columns.
@@ -46,6 +49,12 @@ pub struct ReadPlan {
 }
 
 impl ReadPlan {
+    /// All its tables; one may be there several times.
+    pub fn tables(&self) -> impl Iterator<Item = &Arc<Relation>> {
+        let joined = self.joined.iter().map(|join| &join.table);
+        std::iter::once(&self.table).chain(joined)
+    }
+
     /// What a client was told of it: table, types of the parameters and of the columns, and how it locks. By another catalog it may be another.
     pub fn shape(&self) -> Vec<u32> {
         let params = self.params.iter().map(|oid| oid.0);
@@ -55,7 +64,10 @@ impl ReadPlan {
             self.params.len() as u32,
             u32::from(self.lock.is_some()),
         ];
-        counted.into_iter().chain(params).chain(fields).collect()
+        let joined = self.joined.iter();
+        let joined = joined.flat_map(|join| [join.table.oid.0, u32::from(join.needed)]);
+        let all = counted.into_iter().chain(params).chain(fields);
+        all.chain(joined).collect()
     }
 }
 
@@ -135,6 +147,7 @@ pub(super) struct Draft {
     pub params: Vec<TypeOid>,
     pub lock: Option<RowLock>,
     pub set: Option<SetColumns>,
+    pub joined: Vec<Join>,
     pub query: ReadQuery,
 }
 
@@ -143,6 +156,7 @@ impl Draft {
         let outputs = &self.query.outputs;
         ReadPlan {
             table: self.table,
+            joined: self.joined,
             params: self.params,
             fields: outputs.iter().map(|output| output.field.clone()).collect(),
             fallback,
@@ -165,7 +179,9 @@ pub(super) fn compile(
         let draft = compile(names, asked, declared, mode)?;
         return exists::whether(names, draft, name);
     }
-    let var = only_table(select)?;
+    let Some(var) = only_table(select)? else {
+        return joins::compile(names, select, declared, mode);
+    };
     let (table, mode) = cacheable(names, var, mode)?;
     let lock = row_lock(names, select, var, (&table, mode))?;
     let mut compiler = Compiler::new(names, declared);
@@ -174,20 +190,42 @@ pub(super) fn compile(
     if set.is_some() && lock.is_some() {
         return refuse("row-locks", "locks rows that are not named by key");
     }
+    let (params, query) = query(&compiler, select, conditions, lock.is_some())?;
+    drop(compiler);
+    Ok(Draft {
+        table,
+        params,
+        lock,
+        set,
+        joined: Vec::new(),
+        query,
+    })
+}
+
+/// Everything but by what rows are named.
+pub(super) fn query(
+    compiler: &Compiler<'_>,
+    select: &pb::SelectStmt,
+    conditions: Conditions<'_>,
+    locks: bool,
+) -> Compiled<(Vec<TypeOid>, ReadQuery)> {
     let filter = conditions
         .rest
         .iter()
         .map(|node| compiler.condition(node))
         .collect::<Compiled<Vec<_>>>()?;
-    let (outputs, aggregates) = compiler.summing(|| outputs(&compiler, &select.target_list))?;
-    let order_by = order_by(&compiler, &select.sort_clause, &outputs)?;
-    let limit = limit_value(&compiler, &select.limit_count)?;
-    let offset = limit_value(&compiler, &select.limit_offset)?;
+    let (outputs, aggregates) = compiler.summing(|| outputs(compiler, &select.target_list))?;
+    let order_by = order_by(compiler, &select.sort_clause, &outputs)?;
+    let limit = limit_value(compiler, &select.limit_count)?;
+    let offset = limit_value(compiler, &select.limit_offset)?;
     let whole = order_by.is_empty() && limit.is_none() && offset.is_none();
-    if !aggregates.is_empty() && (!whole || lock.is_some()) {
+    if !aggregates.is_empty() && (!whole || locks) {
         return refuse("shape", "sorts, cuts off or locks what is summed up");
     }
-    rights::check(names, &table, Right::Select, &compiler.used.borrow())?;
+    for (place, relation) in compiler.relations().enumerate() {
+        let used = compiler.used_of(place);
+        rights::check(compiler.names, relation, Right::Select, &used)?;
+    }
     let (params, decoded) = compiler.params()?;
     let all = filter
         .iter()
@@ -203,6 +241,7 @@ pub(super) fn compile(
     if all.clone().any(Expr::needs_now) {
         return refuse("time", "reads the time");
     }
+    joins::one_collation(compiler, all.clone())?;
     let prelude = prelude(all);
     let ordered = order_by.is_empty();
     let columns_only = outputs
@@ -223,14 +262,7 @@ pub(super) fn compile(
         offset,
         prelude,
     };
-    drop(compiler);
-    Ok(Draft {
-        table,
-        params,
-        lock,
-        set,
-        query,
-    })
+    Ok((params, query))
 }
 
 /// By what the WHERE clause names rows: by key, else as a set, else by a range of keys.
@@ -331,7 +363,8 @@ pub(super) fn template(
     }
 }
 
-fn only_table(select: &pb::SelectStmt) -> Compiled<&pb::RangeVar> {
+/// `None`: there are several.
+fn only_table(select: &pb::SelectStmt) -> Compiled<Option<&pb::RangeVar>> {
     let plain = select.distinct_clause.is_empty()
         && select.into_clause.is_none()
         && select.group_clause.is_empty()
@@ -349,9 +382,15 @@ fn only_table(select: &pb::SelectStmt) -> Compiled<&pb::RangeVar> {
             pb::Node {
                 node: Some(NodeEnum::RangeVar(var)),
             },
-        ] => Ok(var),
+        ] => Ok(Some(var)),
         [] => refuse("no-table", "reads no table"),
-        _ => refuse("join", "reads more than one table"),
+        [
+            pb::Node {
+                node: Some(NodeEnum::JoinExpr(_)),
+            },
+        ]
+        | [_, _, ..] => Ok(None),
+        _ => refuse("join", "reads something else than tables"),
     }
 }
 

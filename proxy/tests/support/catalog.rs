@@ -401,6 +401,7 @@ impl Builder {
                 () if rest.contains("collate_c") => Collation::C,
                 () => Collation::Deterministic,
             },
+            collated: rest.contains("collate"),
             default: rest.split_once("default=").map(|(_, text)| text.to_owned()),
             generated: if rest.contains("generated") {
                 's'

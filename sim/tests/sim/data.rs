@@ -157,6 +157,7 @@ fn relation(oid: TableOid, name: &str) -> Relation {
         type_modifier: -1,
         not_null: true,
         collation: Collation::None,
+        collated: false,
         default: None,
         generated: '\0',
         identity: '\0',

@@ -69,6 +69,8 @@ const READS: &[&str] = &[
     "read set",
     "read set in transaction",
     "read sets",
+    "read joined",
+    "read joined set",
     "read sums",
     "read aggregate",
     "read twice",
@@ -154,6 +156,42 @@ impl Session {
                     let of = |row: &&tokio_postgres::Row| row.get::<_, i32>(0) == grp as i32;
                     let values = rows.iter().filter(of).map(|row| row.get(1));
                     self.judge(grp, before, &values.collect::<Vec<i64>>(), 3, kind);
+                }
+                Ok(())
+            }
+            // A cell whose key is the group's number stands beside each cell of the group; it is of another group.
+            "read joined" | "read joined set" => {
+                let key = grp / 3;
+                let before_key = self.model.groups[key].before();
+                let sql = match kind {
+                    "read joined" => {
+                        "SELECT c.v, d.v FROM cells c LEFT JOIN cells d ON d.id = c.grp WHERE c.id = ANY($1)"
+                    }
+                    _ => {
+                        "SELECT c.v, d.v FROM cells c LEFT JOIN cells d ON d.id = c.grp WHERE c.grp = ANY($1)"
+                    }
+                };
+                let asked = match kind {
+                    "read joined" => vec![a, b, c],
+                    _ => vec![g],
+                };
+                let rows = self.client.query(sql, &[&asked]).await?;
+                self.judge(grp, before, &values(&rows), 3, kind);
+                let beside = rows.iter().filter_map(|row| row.get::<_, Option<i64>>(1));
+                let beside: Vec<i64> = beside.collect();
+                // Where the group's own rows are away, nothing stands beside them.
+                if !rows.is_empty() {
+                    self.judge(key, before_key, &beside, 3, kind);
+                }
+                if grp == 0
+                    && rows
+                        .iter()
+                        .any(|row| Some(row.get(0)) != row.get::<_, Option<i64>>(1))
+                {
+                    self.model.report(format!(
+                        "{kind} of group 0: {beside:?} beside {:?}",
+                        values(&rows)
+                    ));
                 }
                 Ok(())
             }

@@ -243,6 +243,7 @@ impl Builder {
             default: row.try_get(7)?,
             generated: char_at(row, 8)?,
             identity: char_at(row, 9)?,
+            collated: row.try_get(10)?,
             sequence: None,
             grants: Grants::default(),
         })

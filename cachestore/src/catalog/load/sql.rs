@@ -68,7 +68,7 @@ pub const RELATIONS: &str = "SELECT c.oid, c.relnamespace, n.nspname::text, c.re
 pub const COLUMNS: &str = "SELECT a.attrelid, a.attnum, a.attname::text, a.atttypid, a.atttypmod, a.attnotnull, \
     CASE WHEN a.attcollation = 0 THEN '-' WHEN a.attcollation = 100 THEN '*' WHEN NOT l.collisdeterministic THEN 'x' \
          WHEN l.collprovider = 'c' AND l.collcollate IN ('C', 'POSIX') THEN 'C' ELSE 'd' END, \
-    pg_get_expr(d.adbin, d.adrelid), a.attgenerated::text, a.attidentity::text \
+    pg_get_expr(d.adbin, d.adrelid), a.attgenerated::text, a.attidentity::text, a.attcollation NOT IN (0, 100) \
     FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid \
     LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum \
     LEFT JOIN pg_collation l ON l.oid = a.attcollation \

@@ -1,8 +1,9 @@
 //! Runs an expression on a row: three-valued logic, strict functions, comparisons. Never yields a value of another type than the expression says.
 
 use super::{Comparison, Env, Expr, Function, JsonFunction, Node, Outcome, REFUSED, Repr, Scalar};
+use crate::eval::row::Row;
 use crate::eval::{EvalError, array};
-use ripen_pg::tuple::{Datum, Tuple};
+use ripen_pg::tuple::Datum;
 use ripen_pg::value::ops::{self, CastKind, JsonKey, TextOrder};
 use ripen_pg::value::{self, Value, oid};
 use std::cmp::Ordering;
@@ -19,7 +20,7 @@ impl Expr {
             Node::Const(Some(bytes)) => Ok(Some(self.repr.decode(self.type_oid, bytes)?)),
             Node::Param(index) => Ok(env.params.get(*index).ok_or(REFUSED)?.clone()),
             Node::Column(position) => self.column(env.row, *position),
-            Node::Excluded(position) => self.column(env.excluded, *position),
+            Node::Excluded(position) => self.column(env.excluded.map(Row::from), *position),
             Node::StatementNow => time(env.now.map(|now| now.statement_us)),
             Node::TransactionNow => time(env.now.map(|now| now.transaction_us)),
             Node::Cast(inner, kind) => self.cast(inner, *kind, env),
@@ -44,7 +45,7 @@ impl Expr {
         self.eval(env)?.map(|scalar| scalar.truth()).transpose()
     }
 
-    fn column<'a>(&self, row: Option<&'a Tuple>, position: usize) -> Outcome<'a> {
+    fn column<'a>(&self, row: Option<Row<'a>>, position: usize) -> Outcome<'a> {
         match row.ok_or(REFUSED)?.get(position) {
             Datum::Null => Ok(None),
             Datum::Missing => Err(EvalError::PassThrough("a column is not held in memory")),
