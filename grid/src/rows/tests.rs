@@ -978,7 +978,7 @@ fn sets_of_different_moments_are_told_together_when_the_stream_has_passed_the_la
         let SetLoad::Mine(ticket) = rows.begin_set_load(&sets(&[value])) else {
             panic!("nobody else loads it");
         };
-        rows.finish_set_load(ticket, moment, Some(found));
+        rows.finish_set_load(ticket, moment, Some(found), |_| false);
     };
     load(7, &moment("10:10:", 100), vec![(row(1).key, tuple(1, 7))]);
     // By then a transaction that the stream has not told of has changed row 1, and taken all rows out of the other set: nothing but the moment says so.

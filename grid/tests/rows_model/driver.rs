@@ -1085,7 +1085,7 @@ impl Driver {
         let (moment, found) = seen.expect("just taken");
         let found = found.into_iter().map(|(key, row)| (key, row.tuple()));
         self.rows
-            .finish_set_load(ticket, &moment, Some(found.collect()));
+            .finish_set_load(ticket, &moment, Some(found.collect()), |_| false);
     }
 
     fn read_sets(&self, sets: &SetIds) -> SetRead<Vec<Row>> {

@@ -80,8 +80,12 @@ impl Engine {
             match tried {
                 Ok(rows) => {
                     if self.grid.has_peers() {
-                        let read = named(plan.table.oid, &keys);
-                        let settled = self.grid.settle_read(&read).await;
+                        let table = plan.table.oid;
+                        let settled = match plan.set {
+                            None => self.grid.settle_read(&named(table, &keys)).await,
+                            // Also what has left the set, of which nothing was seen.
+                            Some(_) => self.grid.settle_table(table).await,
+                        };
                         settled.map_err(|_| no_lease())?;
                     }
                     self.counters.reads.fetch_add(1, Ordering::Relaxed);
@@ -171,10 +175,6 @@ enum Lacks {
 impl Engine {
     /// Whether sets of the table are kept at all.
     fn keeps_sets(&self, plan: &ReadPlan) -> Result<(), Refusal> {
-        if self.grid.has_peers() {
-            let why = "in a cluster, rows that are not named by key are read in Postgres";
-            return Err(passed("set-cluster", why));
-        }
         if self.grid.rows.expires(plan.table.oid) {
             let why = "nobody tells which rows a table with an expiry has";
             return Err(passed("set-expiry", why));
@@ -218,6 +218,10 @@ impl Engine {
             SetRead::Missing(sets) => Ok(Err(Lacks::Sets(sets))),
             SetRead::Fenced => Err(fenced_off()),
             SetRead::Apart => Err(apart()),
+            SetRead::TooLarge if sets.columns.is_none() => {
+                let why = "the table has more rows than resident_rows_max";
+                Err(passed("resident-too-large", why))
+            }
             SetRead::TooLarge => Err(passed("set-too-large", "too many rows have the values")),
             SetRead::Obscure => {
                 let why = "it cannot be told now which rows have the values";

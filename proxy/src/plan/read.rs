@@ -169,7 +169,7 @@ pub(super) fn compile(
     let lock = row_lock(names, select, var, (&table, mode))?;
     let mut compiler = Compiler::new(names, declared);
     speak_of(&mut compiler, &table, var)?;
-    let (conditions, set) = named(&compiler, &table, &select.where_clause)?;
+    let (conditions, set) = named(names, &compiler, &table, &select.where_clause)?;
     if set.is_some() && lock.is_some() {
         return refuse("row-locks", "locks rows that are not named by key");
     }
@@ -232,8 +232,9 @@ pub(super) fn compile(
     })
 }
 
-/// By what the WHERE clause names rows: by key, else as a set.
+/// By what the WHERE clause names rows: by key, else as a set, else as the whole table.
 fn named<'a>(
+    names: Names<'_>,
     compiler: &Compiler<'_>,
     table: &Relation,
     clause: &'a Option<Box<pb::Node>>,
@@ -247,6 +248,9 @@ fn named<'a>(
             let types = conditions.columns.iter().map(KeyColumn::key_type);
             let columns = SetColumns::new(positions.into_iter().zip(types));
             Ok((conditions, Some(columns)))
+        }
+        None if names.catalog.residents.contains(&table.oid) => {
+            Ok((keyed::whole(clause), Some(SetColumns::none())))
         }
         None => Err(reason),
     }
