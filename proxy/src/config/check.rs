@@ -144,11 +144,9 @@ fn check_rule(rule: &TableRule, problems: &mut Vec<Problem>) {
     }
     let key = rule.keys.get_key_value("resident");
     let key = key.or_else(|| rule.keys.get_key_value("expiry"));
-    if let (true, true, Some((key, origin))) = (
-        rule.settings.resident,
-        rule.settings.expiry.is_some(),
-        key,
-    ) {
+    if let (true, true, Some((key, origin))) =
+        (rule.settings.resident, rule.settings.expiry.is_some(), key)
+    {
         problems.push(Problem {
             key: format!("table.{key}"),
             origin: origin.clone(),

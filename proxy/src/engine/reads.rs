@@ -82,9 +82,11 @@ impl Engine {
                     if self.grid.has_peers() {
                         let table = plan.table.oid;
                         let settled = match plan.set {
-                            None => self.grid.settle_read(&named(table, &keys)).await,
+                            None if !self.grid.rows.is_resident(table) => {
+                                self.grid.settle_read(&named(table, &keys)).await
+                            }
                             // Also what has left the set, of which nothing was seen.
-                            Some(_) => self.grid.settle_table(table).await,
+                            _ => self.grid.settle_table(table).await,
                         };
                         settled.map_err(|_| no_lease())?;
                     }
@@ -156,11 +158,25 @@ impl Engine {
         match read {
             Read::Fenced => Err(fenced_off()),
             Read::Apart => Err(apart()),
+            Read::Done(Ok(Err(_))) if self.is_absent(&rows) => {
+                let rendered = plan.render(&[None], params, formats, settings, out);
+                rendered.map(Ok).map_err(not_computed)
+            }
             Read::Done(Ok(answer)) => Ok(answer),
             Read::Done(Err(EvalError::PassThrough(why))) => {
                 out.truncate(start);
                 Err(passed("not-computed", why))
             }
+        }
+    }
+
+    /// Whether the one row that is read is known not to exist, although memory has nothing of it: its table is held whole.
+    fn is_absent(&self, rows: &[RowId]) -> bool {
+        let [row] = rows else { return false };
+        let resident = self.grid.rows.is_resident(row.table);
+        resident && {
+            let followed = self.grid.feed.followed(row.table);
+            self.grid.rows.is_absent(row, followed) && !self.grid.fences.has(row)
         }
     }
 }
@@ -229,6 +245,10 @@ impl Engine {
             }
         }
     }
+}
+
+fn not_computed(EvalError::PassThrough(why): EvalError) -> Refusal {
+    passed("not-computed", why)
 }
 
 fn fenced_off() -> Refusal {

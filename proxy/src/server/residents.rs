@@ -43,7 +43,9 @@ async fn look_after_all(engine: &Engine, complaints: &mut Complaints) {
 
 /// Why the table cannot be held, whatever else happens.
 fn obstacle<'a>(engine: &Engine, relation: &'a Relation) -> Option<&'a str> {
-    if relation.schema.starts_with("pg_") || ["ripen", "information_schema"].contains(&&*relation.schema) {
+    if relation.schema.starts_with("pg_")
+        || ["ripen", "information_schema"].contains(&&*relation.schema)
+    {
         return None;
     }
     if relation.primary_key.is_empty() {
@@ -62,7 +64,9 @@ async fn look_after(engine: &Engine, relation: &Relation, complaints: &mut Compl
     let loaded: Result<(), GridError> = match grid.rows.lacks_of_whole(table) {
         SetRead::Missing(_) => grid.load_sets(&SetIds::whole(table)).await,
         SetRead::Unknown(rows) => grid.load(&rows).await,
-        SetRead::TooLarge => return complaints.add(relation, "it has more rows than resident_rows_max"),
+        SetRead::TooLarge => {
+            return complaints.add(relation, "it has more rows than resident_rows_max");
+        }
         _ => return complaints.end(table),
     };
     if let Err(error) = loaded {
