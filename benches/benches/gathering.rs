@@ -59,7 +59,7 @@ fn reading(c: &mut Criterion) {
         group.throughput(Throughput::Elements(count as u64));
         group.bench_function(BenchmarkId::from_parameter(count), |b| {
             b.iter(|| {
-                let read = rows.read_sets(&whole, &own, || false, || Lsn(1), <[_]>::len);
+                let read = rows.read_sets(&whole, &own, || false, || Lsn(1), |rows| rows.len());
                 assert!(matches!(read, SetRead::Done(read) if read == count as usize));
             });
         });

@@ -118,6 +118,9 @@ pub const RESIDENT_ROWS_MAX: usize = 100_000;
 /// How often tables that are held whole are looked at for what memory has lost of them. Their rows count as used by that.
 pub const RESIDENT_PERIOD: Duration = Duration::from_secs(1);
 
+/// How long a resident table that has too many rows is left alone: each try loads as many as it might have. Who reads it tries sooner.
+pub const RESIDENT_PAUSE: Duration = Duration::from_secs(60);
+
 /// Shortest `replace_after`: a node is not known to be silent sooner. Reached: the configuration is refused.
 pub const REPLACE_AFTER_MIN: Duration = Duration::from_secs(1);
 

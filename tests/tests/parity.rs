@@ -48,6 +48,7 @@ async fn written_through_tables_are_told_as_postgres_tells() -> anyhow::Result<(
 async fn resident_tables_are_told_as_postgres_tells() -> anyhow::Result<()> {
     let settings = "resident = true\nwrite_behind = [\"*.*\"]\nwrite_delay = \"200ms\"";
     let from_memory = compare(settings).await?;
+    println!("{from_memory} sets from memory");
     // Each script is there for each protocol; most statements are by key, or make something.
     ensure!(
         from_memory > 40.0,

@@ -66,6 +66,8 @@ impl Cluster {
             0 | 1 => self.begin_set_load(node),
             2 => self.see_sets(),
             3 | 4 => self.finish_set_load(),
+            // Its sets are given up, and none of its rows.
+            5 => self.nodes[node].rows.drop_where(|_| false),
             _ => {}
         }
     }

@@ -1,7 +1,7 @@
 //! Keeps resident tables whole in memory: loads them when they may be served, and again what memory has lost of them, so that no client waits for it. Does; what is whole, `rows` decides.
 
 use crate::engine::{Engine, keeper};
-use crate::limits::RESIDENT_PERIOD;
+use crate::limits::{RESIDENT_PAUSE, RESIDENT_PERIOD};
 use ripen_cachestore::catalog::Relation;
 use ripen_grid::grid::GridError;
 use ripen_grid::rows::SetRead;
@@ -9,6 +9,7 @@ use ripen_grid::rows::sets::SetIds;
 use ripen_pg::ids::TableOid;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// Runs until stopped. One table after the other, so that Postgres is never asked for two at once.
@@ -58,7 +59,7 @@ fn obstacle<'a>(engine: &Engine, relation: &'a Relation) -> Option<&'a str> {
 
 async fn look_after(engine: &Engine, relation: &Relation, complaints: &mut Complaints) {
     let (grid, table) = (&engine.grid, relation.oid);
-    if !grid.feed.serves(table) || !grid.is_sure() {
+    if !grid.feed.serves(table) || !grid.is_sure() || complaints.is_new(table) {
         return;
     }
     let loaded: Result<(), GridError> = match grid.rows.lacks_of_whole(table) {
@@ -74,14 +75,21 @@ async fn look_after(engine: &Engine, relation: &Relation, complaints: &mut Compl
     }
 }
 
-/// What was complained of, of each table, once.
+/// What was complained of, of each table, once, and when it was seen to be so.
 #[derive(Default)]
-struct Complaints(BTreeMap<TableOid, String>);
+struct Complaints(BTreeMap<TableOid, (String, Instant)>);
 
 impl Complaints {
+    /// Whether it is not worth looking again.
+    fn is_new(&self, table: TableOid) -> bool {
+        let known = self.0.get(&table);
+        known.is_some_and(|(_, since)| since.elapsed() < RESIDENT_PAUSE)
+    }
+
     fn add(&mut self, relation: &Relation, why: &str) {
-        let before = self.0.insert(relation.oid, why.to_owned());
-        if before.as_deref() != Some(why) {
+        let now = (why.to_owned(), Instant::now());
+        let before = self.0.insert(relation.oid, now);
+        if before.is_none_or(|(before, _)| before != why) {
             tracing::warn!(
                 schema = relation.schema,
                 table = relation.name,
