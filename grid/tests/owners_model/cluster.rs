@@ -243,7 +243,7 @@ impl Cluster {
             unique: 0,
             clock_ms: 1_000,
             taken: 0,
-            gathering: Gathering::new(seed / 9 % 2 == 1),
+            gathering: Gathering::new(seed / 9 % 2 == 1, seed / 18 % 2 == 1),
         }
     }
 

@@ -18,6 +18,8 @@ const KINDS: u64 = 4;
 #[derive(Default)]
 pub struct Gathering {
     pub is_on: bool,
+    /// Sets are loaded again and again, mostly by nodes that have no lease.
+    forgets: bool,
     loads: Vec<(usize, SetTicket, Option<Seen>)>,
     /// Sets that a node could tell.
     pub told: usize,
@@ -26,9 +28,10 @@ pub struct Gathering {
 type Seen = (Arc<Moment>, Vec<(Key, Tuple)>);
 
 impl Gathering {
-    pub fn new(is_on: bool) -> Gathering {
+    pub fn new(is_on: bool, forgets: bool) -> Gathering {
         Gathering {
             is_on,
+            forgets,
             ..Gathering::default()
         }
     }
@@ -58,16 +61,18 @@ fn is_in(row: &Row, sets: &SetIds) -> bool {
 }
 
 impl Cluster {
-    /// Something about loads of sets, mostly on a node that has no lease, if there is one.
+    /// Something about loads of sets.
     pub fn gather(&mut self, node: usize) {
         let without = (0..NODES).find(|node| !self.nodes[*node].lease);
-        let node = without.filter(|_| self.draw(4) > 0).unwrap_or(node);
+        let forgets = self.gathering.forgets;
+        let without = without.filter(|_| forgets && self.draw(4) > 0);
+        let node = without.unwrap_or(node);
         match self.draw(8) {
             0 | 1 => self.begin_set_load(node),
             2 => self.see_sets(),
             3 | 4 => self.finish_set_load(),
             // Its sets are given up, and none of its rows.
-            5 => self.nodes[node].rows.drop_where(|_| false),
+            5 if forgets => self.nodes[node].rows.drop_where(|_| false),
             _ => {}
         }
     }

@@ -202,13 +202,13 @@ fn a_table_with_an_expiry_is_not_resident() {
     let why = "a table with an expiry cannot be held whole";
     let told = |text: &str| file(text).expect_err("a contradiction");
     let both = told("[[table]]\npattern = \"a.b\"\nresident = true\nexpiry = \"1h\"");
-    assert_eq!(both, format!("r.toml:3: table.resident: {why}"));
+    assert_eq!(both, format!("r.toml:4: table.resident: {why}"));
     let above = told("expiry = \"1h\"\n[[table]]\npattern = \"a.b\"\nresident = true");
-    assert_eq!(above, format!("r.toml:4: table.resident: {why}"));
+    assert_eq!(above, format!("r.toml:5: table.resident: {why}"));
     let off = told("[[table]]\npattern = \"a.b\"\nmode = \"off\"\nresident = true");
     assert_eq!(
         off,
-        "r.toml:4: table.resident: means nothing with mode = \"off\""
+        "r.toml:5: table.resident: means nothing with mode = \"off\""
     );
     let config = file("[[table]]\npattern = \"a.b\"\nresident = true").expect("good");
     assert!(config.table("a", "b").resident && !config.table("a", "c").resident);
