@@ -319,6 +319,7 @@ impl Rows {
                 let seen = Seen::Loaded(moment.clone());
                 let row = Some(tuple);
                 shard.put(&place, Base { row, seen }, now, near);
+                ticket.watch.lock().taken(ticket.load, &key);
             }
             drop(shard);
             keys.entry(value).or_default().push(key);

@@ -623,6 +623,14 @@ impl Sets {
         })
     }
 
+    /// Memory has taken the row from the load: it was that which has changed it.
+    pub fn taken(&mut self, load: u64, key: &Key) {
+        let mut loads = self.loads.iter_mut();
+        if let Some(loading) = loads.find(|loading| loading.load == load) {
+            loading.touched.remove(key);
+        }
+    }
+
     /// The load of that set, unless it is over or spoilt.
     fn loading(&self, load: u64, value: &Key) -> Option<&Loading> {
         let loading = self.loads.iter().find(|loading| loading.load == load)?;
