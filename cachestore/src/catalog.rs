@@ -63,6 +63,9 @@ pub struct Catalog {
     /// Whether it comes from an earlier process, Postgres not having been asked yet: see [`Catalog::recall`].
     #[serde(skip)]
     pub remembered: bool,
+    /// Tables that are to be in memory as a whole. Not read from Postgres: whoever uses the catalog says which.
+    #[serde(skip)]
+    pub residents: BTreeSet<TableOid>,
 }
 
 /// A schema.

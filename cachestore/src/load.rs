@@ -45,7 +45,7 @@ impl Store {
 /// The rows that have one of some values in some columns.
 #[derive(Clone, Copy, Debug)]
 pub struct Gathering<'a> {
-    /// Positions of the columns.
+    /// Positions of the columns; none: it is all rows.
     pub columns: &'a [usize],
     /// The values, distinct, canonical by the columns' value types.
     pub values: &'a [Key],
@@ -154,7 +154,10 @@ impl<'a> Query<'a> {
         let types: Vec<_> = types
             .map(|column| catalog.value_type(column.type_oid))
             .collect();
-        let (condition, params) = condition(catalog, relation, &columns, &types, sets.values)?;
+        let (condition, params) = match columns.is_empty() {
+            true => Default::default(),
+            false => condition(catalog, relation, &columns, &types, sets.values)?,
+        };
         let condition = format!("{condition} LIMIT {}", sets.rows_max + 1);
         let key_types = catalog.key_types(relation);
         Ok(Query::whole(

@@ -174,8 +174,8 @@ pub const SETS_ROWS_MAX: usize = 10_000;
 /// Rows that one statement joins to others; each is looked up while the shards of all are locked. More are Postgres's business.
 pub const JOINED_ROWS_MAX: usize = 20_000;
 
-/// Candidates of a set, those that have left it since it was read last included. Reached: the set is given up.
-pub const SET_CANDIDATES_MAX: usize = 2 * SET_ROWS_MAX;
+/// Times as many candidates as a set may have rows, those that have left it since it was read last included. Reached: the set is given up.
+pub const SET_CANDIDATES_FACTOR: usize = 2;
 
 /// How long a set that was too large is not looked at again, in milliseconds.
 pub const SET_TOO_LARGE_PAUSE_MS: u64 = 10_000;

@@ -204,7 +204,8 @@ impl Loader {
 
     /// Loads sets and their rows, those that are not known, by one statement, or waits for whoever loads them already. Cancel safe: who waits beside loads them then.
     pub async fn load_sets(&self, sets: &SetIds) -> Result<(), LoadError> {
-        self.sets.load(sets, &self.queries).await
+        let sets = self.sets.load(sets, &self.queries, self.peers.get());
+        sets.await
     }
 
     async fn hand_in(&self, request: Request) -> Result<(), LoadError> {

@@ -170,12 +170,23 @@ impl Peers {
             return Route::POSTGRES;
         }
         let owner = owners.owner(row);
-        let near = owner != self.parts.member.node();
+        let others = owner != self.parts.member.node();
         let node = match asker {
-            None if near => Some((owner, Kind::Own)),
+            None if others => Some((owner, Kind::Own)),
             _ => self.former(&owners, row, asker),
         };
+        // Each node holds all rows of a resident table.
+        let near = others && !self.parts.rows.is_resident(row.table);
         Route { node, near }
+    }
+
+    /// Whether what this node has of a row is a near copy.
+    pub(crate) fn is_near(&self, row: &RowId) -> bool {
+        let owners = self.owners.load();
+        owners.nodes().len() > 1
+            && self.shares(row.table)
+            && !owners.is_mine(row)
+            && !self.parts.rows.is_resident(row.table)
     }
 
     fn former(&self, owners: &Owners, row: &RowId, asker: Option<u64>) -> Option<(u64, Kind)> {
@@ -306,7 +317,8 @@ impl Peers {
     async fn mark_near(&self, owners: Arc<Owners>) {
         let (rows, served) = (self.parts.rows.clone(), self.parts.feed.served());
         let marking = tokio::task::spawn_blocking(move || {
-            rows.mark_near(|row, _| served.followed.contains(&row.table) && !owners.is_mine(row));
+            let shared = |table| served.followed.contains(&table) && !rows.is_resident(table);
+            rows.mark_near(|row, _| shared(row.table) && !owners.is_mine(row));
         });
         // Cancelled only when the process ends.
         let _ = marking.await;

@@ -93,6 +93,8 @@ pub struct TableBounds {
     pub memory_share: f64,
     /// How long after their load its clean rows may be served.
     pub expiry: Option<Duration>,
+    /// It is held whole, if it has no more rows than these.
+    pub resident_rows_max: Option<usize>,
 }
 
 impl Default for TableBounds {
@@ -100,6 +102,7 @@ impl Default for TableBounds {
         TableBounds {
             memory_share: 1.0,
             expiry: None,
+            resident_rows_max: None,
         }
     }
 }
@@ -135,6 +138,8 @@ pub struct Rows {
     shards: Vec<Shard>,
     /// Of tables that sets were asked of.
     sets: RwLock<BTreeMap<TableOid, Watch>>,
+    /// Tables that are held whole, up to so many rows.
+    residents: RwLock<BTreeMap<TableOid, usize>>,
     /// Held by whoever begins to gather rows by other columns.
     gathering: Mutex<()>,
     bytes_max: AtomicU64,
@@ -143,6 +148,8 @@ pub struct Rows {
     newest_xid: AtomicU64,
     /// Up to where the stream has begun to hand over.
     told: AtomicU64,
+    /// Up to where rows from other nodes were told of there.
+    lent: AtomicU64,
     /// Up to where it has handed over, see [`Rows::measure_by`].
     followed: OnceLock<Arc<AtomicU64>>,
     loads: AtomicU64,
@@ -160,11 +167,13 @@ impl Rows {
             hasher: Seeded::default(),
             shards: shards.collect(),
             sets: RwLock::default(),
+            residents: RwLock::default(),
             gathering: Mutex::default(),
             bytes_max: AtomicU64::new(memory_max_bytes),
             recent: Mutex::default(),
             newest_xid: AtomicU64::new(0),
             told: AtomicU64::new(0),
+            lent: AtomicU64::new(0),
             followed: OnceLock::new(),
             loads: AtomicU64::new(0),
             merges: AtomicU64::new(0),
@@ -184,6 +193,9 @@ impl Rows {
 
     /// From now on these tables have bounds, and no others. Holds for rows in memory, too.
     pub fn bound_tables(&self, bounds: &BTreeMap<TableOid, TableBounds>) {
+        let residents = bounds.iter();
+        let residents = residents.filter_map(|(table, of)| Some((*table, of.resident_rows_max?)));
+        *self.residents.write() = residents.collect();
         for shard in &self.shards {
             shard.write().bound_tables(bounds);
         }
@@ -428,7 +440,7 @@ impl Rows {
                 (became, busy.is_settled())
             });
             if settled {
-                shard.cancelled = index;
+                shard.cancel(Some(change.row.table), index);
             }
             if became {
                 pending.push(change.row.clone());
@@ -491,9 +503,9 @@ impl Rows {
     pub fn dead(&self, seq: FlushSeq, rows: &[RowId], index: LogIndex) {
         let places: Vec<Place<'_>> = rows.iter().map(|row| self.place(row)).collect();
         let mut locked = self.lock(&places);
-        for place in &places {
+        for (place, row) in places.iter().zip(rows) {
             locked.change(place, |slot| slot.dead(seq));
-            locked.shard(place).cancelled = index;
+            locked.shard(place).cancel(Some(row.table), index);
         }
     }
 
@@ -582,7 +594,7 @@ impl Rows {
         for shard in &self.shards {
             let mut shard = shard.write();
             shard.change_all(|_, slot| *slot = Slot::Gone);
-            shard.cancelled = index;
+            shard.cancel(None, index);
         }
     }
 

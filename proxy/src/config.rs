@@ -38,6 +38,8 @@ pub struct Config {
     pub durability: Durability,
     /// Bound on the resident memory of the process, in bytes; clean rows are evicted above it.
     pub memory_max: u64,
+    /// Most rows of a table that is held whole.
+    pub resident_rows_max: usize,
     /// Part of the memory for rows that near copies of other nodes' rows may take.
     pub near_share: f64,
     /// Bound on acknowledged changes that Postgres does not have yet, in bytes.
@@ -115,6 +117,8 @@ pub struct TableSettings {
     pub memory_share: f64,
     /// A clean row is dropped this long after it was loaded; `None`: never.
     pub expiry: Option<Duration>,
+    /// It is held whole, on every node: a SELECT of it needs no key, and what is not there does not exist.
+    pub resident: bool,
 }
 
 /// What Ripen does with a table.
@@ -166,6 +170,7 @@ impl Default for Config {
             logs: 1,
             durability: Durability::Fsync,
             memory_max: 1 << 30,
+            resident_rows_max: 10_000,
             near_share: 0.25,
             max_pending_bytes: 256 << 20,
             pending_wait: Duration::from_secs(5),
@@ -201,6 +206,7 @@ impl Default for TableSettings {
             exclusive: false,
             memory_share: 1.0,
             expiry: None,
+            resident: false,
         }
     }
 }

@@ -112,6 +112,15 @@ pub const SHED_ROUNDS_MAX: usize = 64;
 /// Shortest `expiry` of a table: rows must live until those who loaded them have read them. Reached: the configuration is refused.
 pub const EXPIRY_MIN: Duration = Duration::from_millis(100);
 
+/// Largest `resident_rows_max`: who reads such a table locks all of its rows, for some nanoseconds each. Reached: the configuration is refused.
+pub const RESIDENT_ROWS_MAX: usize = 100_000;
+
+/// How often tables that are held whole are looked at for what memory has lost of them. Their rows count as used by that.
+pub const RESIDENT_PERIOD: Duration = Duration::from_secs(1);
+
+/// How long a resident table that has too many rows is left alone: each try loads as many as it might have. Who reads it tries sooner.
+pub const RESIDENT_PAUSE: Duration = Duration::from_secs(60);
+
 /// Shortest `replace_after`: a node is not known to be silent sooner. Reached: the configuration is refused.
 pub const REPLACE_AFTER_MIN: Duration = Duration::from_secs(1);
 

@@ -11,6 +11,7 @@ mod memo;
 mod memory;
 mod orphans;
 mod relay;
+mod residents;
 mod upkeep;
 
 use crate::accept::{self, Front, Listener};
@@ -412,6 +413,7 @@ impl Server {
             self.tasks
                 .spawn(essential("abandoned blocks", ending, broken()));
         }
+        let residents = residents::keep_whole(self.engine.clone(), stop());
         let memory = memory::keep_within(self.config.memory_max, self.grid.clone(), stop());
         let folder = self.config.data_dir.clone();
         memo::recall_logins(&folder, &self.logins);
@@ -422,6 +424,7 @@ impl Server {
         tasks.spawn(essential("catalog", keeper, broken()));
         tasks.spawn(essential("marks", marks, broken()));
         tasks.spawn(essential("memory", memory, broken()));
+        tasks.spawn(essential("resident tables", residents, broken()));
         tasks.spawn(essential("hot cache", hot_cache, broken()));
     }
 

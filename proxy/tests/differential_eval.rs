@@ -192,7 +192,13 @@ fn store(world: &World, table: &str, column: &str, rows: &[Tuple]) -> Store {
 fn read(plan: &ReadPlan, store: &Store, params: &Params<'_>) -> Result<Texts, EvalError> {
     let settings = Settings::default();
     let keys = plan.keys(params, &settings)?;
-    let rows: Vec<Option<&Tuple>> = keys.iter().map(|key| store.get(key)).collect();
+    let rows: Vec<Option<&Tuple>> = match &plan.set {
+        Some(columns) => {
+            assert!(columns.is_none(), "only the whole table is a set here");
+            store.values().map(Some).collect()
+        }
+        None => keys.iter().map(|key| store.get(key)).collect(),
+    };
     let mut out = BytesMut::new();
     let count = plan.render(&rows, params, Formats::default(), &settings, &mut out)?;
     let texts = texts(&out);
@@ -243,6 +249,48 @@ async fn expressions_mean_what_postgres_means() {
     tally.judge("expressions", 80);
 }
 
+#[tokio::test]
+async fn resident_tables_are_read_as_postgres_reads() {
+    let server = Server::start();
+    let client = server.connect().await;
+    client.batch_execute(MIXED_SQL).await.unwrap();
+    client.batch_execute(MORE_SQL).await.unwrap();
+    let world = world(&MIXED.replace("mode=wb", "mode=wb resident"));
+    let rows = load(&client, &world, "mixed").await;
+    let store = store(&world, "mixed", "id", &rows);
+    let mut random = Random(seed());
+    let mut tally = Tally::default();
+    for _ in 0..2500 {
+        let kind = *random.pick(KINDS);
+        let column = *random.pick(kind.columns());
+        let depth = 1 + random.below(2);
+        let filter = match random.chance(80) {
+            true => format!(" WHERE {}", condition(&mut random, depth)),
+            false => String::new(),
+        };
+        let way = *random.pick(&["", " DESC", " NULLS FIRST", " DESC NULLS LAST"]);
+        let sql = match random.below(5) {
+            0 => format!(
+                "SELECT id, {} FROM mixed{filter}",
+                expression(&mut random, kind, 1)
+            ),
+            1 => format!("SELECT * FROM mixed{filter} ORDER BY {column}{way}, id"),
+            2 => format!(
+                "SELECT id, {column} FROM mixed{filter} ORDER BY {column}{way}, id DESC LIMIT 7 OFFSET 2"
+            ),
+            3 => format!("SELECT {} FROM mixed{filter}", aggregate(&mut random)),
+            _ => format!("SELECT EXISTS (SELECT {column} FROM mixed{filter})"),
+        };
+        one_read(&client, &world, &store, &sql, &mut tally).await;
+    }
+    tally.judge("resident", 60);
+}
+
+/// More rows, of which many are alike.
+const MORE_SQL: &str = "INSERT INTO mixed SELECT k, k % 2 = 0, NULL, k % 7 * 31, k * 7919 % 100003 - 50000, k % 3, k::bigint * 5000000029, round((k * 37 % 1009)::numeric / 7, k % 5),
+        (k * 31 % 997)::numeric / 100, k / 3.0, 't' || k % 5, 'c' || k, 'v' || k % 4, 'c' || k % 3, '2020-01-01'::date + k, '2020-01-01'::timestamp + k * interval '1 hour',
+        '2020-01-01 00:00+00'::timestamptz + k * interval '1 minute', k % 4 * interval '1 day', NULL FROM generate_series(10, 40) k";
+
 /// A random aggregate over the test's table, or something made of one.
 fn aggregate(random: &mut Random) -> String {
     let numbers = [Kind::Int2, Kind::Int4, Kind::Int8, Kind::Numeric];
@@ -272,11 +320,7 @@ async fn aggregates_are_what_postgres_makes() {
     let server = Server::start();
     let client = server.connect().await;
     client.batch_execute(MIXED_SQL).await.unwrap();
-    // More rows, of which many are alike.
-    let more = "INSERT INTO mixed SELECT k, k % 2 = 0, NULL, k % 7 * 31, k * 7919 % 100003 - 50000, k % 3, k::bigint * 5000000029, round((k * 37 % 1009)::numeric / 7, k % 5),
-        (k * 31 % 997)::numeric / 100, k / 3.0, 't' || k % 5, 'c' || k, 'v' || k % 4, 'c' || k % 3, '2020-01-01'::date + k, '2020-01-01'::timestamp + k * interval '1 hour',
-        '2020-01-01 00:00+00'::timestamptz + k * interval '1 minute', k % 4 * interval '1 day', NULL FROM generate_series(10, 40) k";
-    client.batch_execute(more).await.unwrap();
+    client.batch_execute(MORE_SQL).await.unwrap();
     let world = world(MIXED);
     let rows = load(&client, &world, "mixed").await;
     let store = store(&world, "mixed", "id", &rows);

@@ -93,7 +93,10 @@ fn describe(world: &World, plan: &Plan) -> String {
             if let Some(set) = &read.set {
                 let columns = set.positions().map(|at| read.table.column(at).unwrap());
                 let columns: Vec<&str> = columns.map(|column| column.name.as_str()).collect();
-                writeln!(out, "  set by: {}", columns.join(", ")).unwrap();
+                match columns.is_empty() {
+                    true => writeln!(out, "  the whole table").unwrap(),
+                    false => writeln!(out, "  set by: {}", columns.join(", ")).unwrap(),
+                }
             }
             for join in &read.joined {
                 let how = if join.needed { "inner" } else { "left" };

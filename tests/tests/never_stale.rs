@@ -188,6 +188,12 @@ async fn synchronous_writes_are_never_stale() -> anyhow::Result<()> {
     run(&[("write_delay", "0s")], 10, duration()).await
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn resident_tables_are_never_stale() -> anyhow::Result<()> {
+    let settings = [("write_delay", "50ms"), ("resident", "true")];
+    run(&settings, 10, duration()).await
+}
+
 /// Outside transactions move amounts between the two rows of a pair. Single rows are dropped from memory all the time (a passed-through transaction
 /// locks them), so that one row of a pair is often just loaded and the other is not.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -17,6 +17,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use ripen_cachestore::catalog::Catalog;
 use ripen_cachestore::failpoint::reach;
+use ripen_pg::ids::TableOid;
 use ripen_pg::tuple::Tuple;
 use std::sync::Arc;
 use std::time::Duration;
@@ -317,6 +318,22 @@ impl Grid {
             return Ok(());
         }
         let settled = member.everywhere(self.rows.changed(rows));
+        let settled = tokio::time::timeout(limits::SETTLE_WAIT, settled).await;
+        settled.map_err(|_| GridError::NoLeader)
+    }
+
+    /// The same of what was read of a table as a whole, or of sets of it: also the rows that are not there. Cancel safe.
+    ///
+    /// # Errors
+    /// As [`Grid::settle_read`].
+    pub async fn settle_table(&self, table: TableOid) -> Result<(), GridError> {
+        let Some(member) = self.member() else {
+            return Ok(());
+        };
+        if self.first().log.acknowledged() >= self.first().log.touched() {
+            return Ok(());
+        }
+        let settled = member.everywhere(self.rows.changed_in(table));
         let settled = tokio::time::timeout(limits::SETTLE_WAIT, settled).await;
         settled.map_err(|_| GridError::NoLeader)
     }

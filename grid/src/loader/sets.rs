@@ -2,13 +2,15 @@
 //! decided in `rows::sets`.
 
 use super::{CatalogSource, LoadError, Sure};
+use crate::change::RowId;
 use crate::limits;
+use crate::peers::Peers;
 use crate::record::Record;
 use crate::rows::sets::SetIds;
 use crate::rows::{Moment, Rows, SetLoad, SetTicket};
 use ripen_cachestore::load::Gathering;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use tokio::sync::{Semaphore, watch};
 
 pub struct SetLoader {
@@ -39,7 +41,12 @@ impl SetLoader {
     }
 
     /// See [`super::Loader::load_sets`].
-    pub async fn load(&self, sets: &SetIds, queries: &AtomicU64) -> Result<(), LoadError> {
+    pub async fn load(
+        &self,
+        sets: &SetIds,
+        queries: &AtomicU64,
+        peers: Option<&Weak<Peers>>,
+    ) -> Result<(), LoadError> {
         // As with rows: before that nobody knows what a load contains.
         let mut settled = self.settled.clone();
         let waited = settled.wait_for(|settled| *settled).await;
@@ -56,13 +63,13 @@ impl SetLoader {
             }
             SetLoad::Mine(ticket) => {
                 queries.fetch_add(1, Ordering::Relaxed);
-                self.carry(ticket).await
+                self.carry(ticket, peers).await
             }
         }
     }
 
     /// A ticket that is dropped fails the load.
-    async fn carry(&self, ticket: SetTicket) -> Result<(), LoadError> {
+    async fn carry(&self, ticket: SetTicket, peers: Option<&Weak<Peers>>) -> Result<(), LoadError> {
         let catalog = (self.catalog)();
         let sets = ticket.sets();
         let relation = catalog.relations.get(&sets.table);
@@ -84,8 +91,10 @@ impl SetLoader {
             wal: loaded.wal,
         });
         let few = loaded.rows.len() <= rows_max;
-        self.rows
-            .finish_set_load(ticket, &moment, few.then_some(loaded.rows));
+        let found = few.then_some(loaded.rows);
+        let peers = peers.and_then(Weak::upgrade);
+        let is_near = |row: &RowId| peers.as_ref().is_some_and(|peers| peers.is_near(row));
+        self.rows.finish_set_load(ticket, &moment, found, is_near);
         Ok(())
     }
 }

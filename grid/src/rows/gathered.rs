@@ -4,12 +4,13 @@
 
 use super::load::{LoadWait, Moment};
 use super::place::Place;
-use super::sets::{Begun, Gathered, Has, SetColumns, SetIds, SetStats, Untold, Value};
+use super::sets::{Begun, Gathered, Has, SetColumns, SetIds, SetStats, Untold, Value, Whole};
 use super::shard::{Slots, Watch};
 use super::slot::{After, Ahead, Base, Seen};
 use super::{Found, Rows, apart, shards_of};
 use crate::change::RowId;
 use crate::limits;
+use crate::log::LogIndex;
 use parking_lot::RwLockReadGuard;
 use ripen_pg::ids::{Lsn, TableOid};
 use ripen_pg::key::Key;
@@ -57,6 +58,7 @@ pub enum SetLoad {
 pub struct SetTicket {
     load: u64,
     sets: SetIds,
+    rows_max: usize,
     watch: Watch,
     _ended: watch::Sender<()>,
 }
@@ -70,7 +72,7 @@ impl SetTicket {
     /// How many rows they may have together. With more, only that is to be told.
     pub fn rows_max(&self) -> usize {
         match self.sets.values.len() {
-            1 => limits::SET_ROWS_MAX,
+            1 => self.rows_max,
             _ => limits::SETS_ROWS_MAX,
         }
     }
@@ -148,6 +150,56 @@ impl Rows {
         SetRead::Obscure
     }
 
+    /// What is still to be loaded before a table is whole in memory. Its rows count as used.
+    pub fn lacks_of_whole(&self, table: TableOid) -> SetRead<()> {
+        let whole = SetIds::whole(table);
+        let Some(watch) = self.sets_of(table) else {
+            return SetRead::Missing(whole);
+        };
+        let has = watch
+            .lock()
+            .gather(&whole.columns, &whole.values, (self.clock)());
+        let gathered = match has {
+            Has::Sets(gathered) => gathered,
+            Has::Lacks(_) => return SetRead::Missing(whole),
+            Has::TooLarge => return SetRead::TooLarge,
+            Has::Obscure => return SetRead::Obscure,
+        };
+        let mut unknown = named(table, &gathered.candidates);
+        unknown.retain(|row| {
+            let place = self.place(row);
+            !self.shards[place.shard()].read().keeps(&place)
+        });
+        match unknown.is_empty() {
+            true => SetRead::Done(()),
+            false => SetRead::Unknown(unknown),
+        }
+    }
+
+    /// Whether there is no such row: its table is whole in memory, and does not have it. `followed` as in [`Rows::read`]. Fences are to be asked afterwards.
+    pub fn is_absent(&self, row: &RowId, followed: Lsn) -> bool {
+        let watch = self.sets_of(row.table);
+        watch.is_some_and(|watch| watch.lock().lacks_in_whole(&row.key, followed))
+    }
+
+    /// Whether the table is held whole, if it is not too large.
+    pub fn is_resident(&self, table: TableOid) -> bool {
+        self.residents.read().contains_key(&table)
+    }
+
+    /// Most rows of a set by such columns.
+    fn set_rows_max(&self, table: TableOid, columns: &SetColumns) -> usize {
+        let whole = columns.is_none().then(|| self.residents.read());
+        let whole = whole.and_then(|residents| residents.get(&table).copied());
+        whole.unwrap_or(limits::SET_ROWS_MAX)
+    }
+
+    /// Where the log changed any row of the table last, or later, since sets of it were asked for; 0 if all are as they are in Postgres.
+    pub fn changed_in(&self, table: TableOid) -> LogIndex {
+        let watch = self.sets_of(table);
+        watch.map_or(LogIndex(0), |watch| watch.lock().logged())
+    }
+
     fn lock_to_read(&self, places: &[Place<'_>]) -> ReadLocks<'_> {
         let shards = shards_of(places).into_iter();
         shards.map(|at| (at, self.shards[at].read())).collect()
@@ -164,6 +216,9 @@ impl Rows {
             let (named, loading) = ((&sets.columns, &sets.values[..]), (load, &ended));
             let must_see = recent.must_see();
             let mut sets = watch.lock();
+            // A row that is taken in later finds the load under way.
+            let told = Lsn(self.lent.load(Ordering::SeqCst));
+            let must_see = (must_see, told);
             sets.begin_load(named, loading, passed, must_see, (self.clock)())
         };
         match begun {
@@ -173,6 +228,7 @@ impl Rows {
                     values,
                     ..sets.clone()
                 },
+                rows_max: self.set_rows_max(sets.table, &sets.columns),
                 watch,
                 _ended: sender,
             }),
@@ -187,7 +243,8 @@ impl Rows {
         let watch = self.sets.write().entry(table).or_default().clone();
         if watch.lock().wants_family(columns) {
             let _one_at_a_time = self.gathering.lock();
-            if watch.lock().begin_family(columns) {
+            let rows_max = self.set_rows_max(table, columns);
+            if watch.lock().begin_family(columns, rows_max) {
                 for shard in &self.shards {
                     shard.write().begin_watch(table, &watch);
                 }
@@ -198,25 +255,25 @@ impl Rows {
     }
 
     /// Takes in what a load found; `None`: more rows than [`SetTicket::rows_max`]. The rows are kept as if they had been loaded by their keys, unless something has happened to them since.
-    /// What changed meanwhile in the sets is in them; if that cannot be told, they are not kept.
+    /// What changed meanwhile in the sets is in them; if that cannot be told, they are not kept. `is_near`: which rows are other nodes'.
     pub fn finish_set_load(
         &self,
         ticket: SetTicket,
         moment: &Arc<Moment>,
         found: Option<Vec<(Key, Tuple)>>,
+        is_near: impl Fn(&RowId) -> bool,
     ) {
         if !self.recent.lock().seen_by(ticket.load, &moment.snapshot) {
             return;
         }
         self.newest_xid
             .fetch_max(moment.snapshot.xmax.0, Ordering::Relaxed);
-        let mut found = found.map(|found| self.keep_found(&ticket, moment, found));
+        let mut found = found.map(|found| self.keep_found(&ticket, moment, found, is_near));
         let (columns, mut poisoned) = (&ticket.sets.columns, 0);
         let mut sets = ticket.watch.lock();
         for value in &ticket.sets.values {
             let keys = found.as_mut();
             let keys = keys.map(|found| found.remove(value).unwrap_or_default());
-            let keys = keys.filter(|keys| keys.len() <= limits::SET_ROWS_MAX);
             let named = (ticket.load, columns, value);
             let kept = sets.finish_load(named, moment, keys, (self.clock)());
             poisoned += u64::from(!kept);
@@ -232,8 +289,9 @@ impl Rows {
         ticket: &SetTicket,
         moment: &Arc<Moment>,
         found: Vec<(Key, Tuple)>,
+        is_near: impl Fn(&RowId) -> bool,
     ) -> HashMap<Key, Vec<Key>> {
-        let (sets, now) = (&ticket.sets, self.now());
+        let (sets, now, followed) = (&ticket.sets, self.now(), self.followed());
         let mut keys: HashMap<Key, Vec<Key>> = HashMap::new();
         for (key, tuple) in found {
             let value = match (sets.columns.value_of(&tuple), &sets.values[..]) {
@@ -247,16 +305,21 @@ impl Rows {
                     continue;
                 }
             };
-            let place = Place::new(&self.hasher, sets.table, key.as_bytes());
+            let (table, id) = (sets.table, key.clone());
+            let row_id = RowId { table, key: id };
+            let near = is_near(&row_id);
+            let place = self.place(&row_id);
             let mut shard = self.shards[place.shard()].write();
             let untouched = {
                 let known = ticket.watch.lock();
-                known.is_untouched(ticket.load, &value, &moment.snapshot, &key)
+                let load = (ticket.load, &value);
+                known.is_untouched(load, &moment.snapshot, followed, &key)
             };
             if untouched {
                 let seen = Seen::Loaded(moment.clone());
                 let row = Some(tuple);
-                shard.put(&place, Base { row, seen }, now);
+                shard.put(&place, Base { row, seen }, now, near);
+                ticket.watch.lock().taken(ticket.load, &key);
             }
             drop(shard);
             keys.entry(value).or_default().push(key);
@@ -368,12 +431,17 @@ impl<'a> Looked<'a, '_> {
     }
 
     /// What the sets and their candidates may contain, see [`apart`].
-    pub fn ahead(&self) -> impl Iterator<Item = Option<Ahead<'a>>> {
+    pub fn ahead(&self, followed: Lsn) -> impl Iterator<Item = Option<Ahead<'a>>> {
         let ahead = self.places.iter();
         let ahead = ahead.map(|place| self.shard(place).ahead(place, NO_AGE));
         let moments = self.gathered.moments.iter();
-        let of_sets = moments.map(|moment| Some(Ahead::Loaded(moment)));
-        of_sets.chain(ahead)
+        let lacks = move |whole: &&Whole| whole.told > followed;
+        let untold = moments
+            .clone()
+            .filter(lacks)
+            .map(|whole| Ahead::Told(whole.told));
+        let of_sets = moments.map(|whole| Ahead::Loaded(&whole.moment));
+        of_sets.chain(untold).map(Some).chain(ahead)
     }
 
     pub fn look(
@@ -382,7 +450,7 @@ impl<'a> Looked<'a, '_> {
         own: &'a BTreeMap<Key, Option<Tuple>>,
         followed: Lsn,
     ) -> Look<'a> {
-        if apart(self.ahead(), followed) {
+        if apart(self.ahead(followed), followed) {
             return Look::Apart;
         }
         let (mut members, mut unknown) = (Vec::new(), Vec::new());

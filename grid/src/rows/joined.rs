@@ -177,7 +177,7 @@ impl Rows {
             if walk.wants_locks(&mut beyond) {
                 continue;
             }
-            if let Some(otherwise) = walk.judge(looked.ahead(), fenced, followed) {
+            if let Some(otherwise) = walk.judge(looked.ahead(followed()), fenced, followed) {
                 return Ok(otherwise);
             }
             if gathered.overlap || seen.iter().any(|(_, value)| value.is_none()) {

@@ -21,11 +21,17 @@ impl Rows {
         let (load, near, now) = (ticket.load(), ticket.is_near(), self.now());
         ticket.retain(|row| {
             let Some(base) = lent(row) else { return true };
-            if let Seen::Loaded(moment) = &base.seen
-                && self.recent.lock().seen_by(load, &moment.snapshot)
-            {
-                self.newest_xid
-                    .fetch_max(moment.snapshot.xmax.0, Ordering::Relaxed);
+            match &base.seen {
+                Seen::Loaded(moment) => {
+                    if self.recent.lock().seen_by(load, &moment.snapshot) {
+                        self.newest_xid
+                            .fetch_max(moment.snapshot.xmax.0, Ordering::Relaxed);
+                    }
+                }
+                // Before anybody sees it: loads of sets that begin from now on know of it.
+                Seen::Told(lsn) | Seen::Lsn(lsn) => {
+                    self.lent.fetch_max(lsn.0, Ordering::SeqCst);
+                }
             }
             let place = self.place(row);
             let mut shard = self.shards[place.shard()].write();
@@ -62,6 +68,9 @@ impl Rows {
 
     pub(super) fn forget_told(&self) {
         self.told.store(0, Ordering::SeqCst);
+        self.lent.store(0, Ordering::SeqCst);
+        // Those whose load began meanwhile.
+        self.clear_sets();
         for shard in &self.shards {
             shard.write().forget_gone();
         }

@@ -6,14 +6,20 @@
 //! - a row that is not known any more, and may have any value, is a candidate of every set until it is known again: a *stray*, or *blind* if a change lies on it.
 //!
 //! Evicted rows stay candidates. What has become another row altogether (a table emptied, a stream lost) ends the table's sets and spoils their loads.
+//!
+//! In a cluster each node keeps sets of its own: it hears all of the log and of the stream. What a row that another node has lent was told of earlier than this node, a load may not see yet: the
+//! set is not told before this node's stream has come as far ([`Whole::told`]).
+//!
+//! The set by no columns is the whole table.
 
 use super::load::Moment;
 use super::passed::MustSee;
 use super::slot::{After, Slot, WalEvent};
 use crate::hashing::Seeded;
 use crate::limits;
+use crate::log::LogIndex;
 use indexmap::IndexMap;
-use ripen_pg::ids::{Snapshot, TableOid, TypeOid};
+use ripen_pg::ids::{Lsn, Snapshot, TableOid, TypeOid};
 use ripen_pg::key::Key;
 use ripen_pg::tuple::{Datum, Tuple};
 use ripen_pg::value;
@@ -41,6 +47,16 @@ impl SetColumns {
     /// Columns by position, ascending, with the types that [`value::key`] is to use.
     pub fn new(columns: impl IntoIterator<Item = (usize, TypeOid)>) -> SetColumns {
         SetColumns(columns.into_iter().collect())
+    }
+
+    /// None: all rows are in one set, whose value is the empty key.
+    pub fn none() -> SetColumns {
+        SetColumns::new([])
+    }
+
+    /// Whether a set by them is the whole table.
+    pub fn is_none(&self) -> bool {
+        self.0.is_empty()
     }
 
     /// Their positions.
@@ -88,6 +104,11 @@ impl SetIds {
         }
     }
 
+    /// Names the whole table.
+    pub fn whole(table: TableOid) -> SetIds {
+        SetIds::new(table, SetColumns::none(), vec![Key::new()])
+    }
+
     /// The value of the row, if one of these sets has it; `Err`: the row does not say.
     pub fn value_of(&self, row: &Tuple) -> Result<Option<&Key>, Untold> {
         match self.columns.value_of(row) {
@@ -129,17 +150,28 @@ struct Loading {
     columns: SetColumns,
     ended: watch::Receiver<()>,
     must_see: Arc<MustSee>,
+    /// Up to where other nodes have told of rows before this one's stream did.
+    told: Lsn,
     /// Rows that changed, or of which was told, since before the load's snapshot: what it found of them may be old.
     touched: HashSet<Key>,
     crowded: bool,
+}
+
+/// As of when a set is whole.
+#[derive(Clone, Debug)]
+pub struct Whole {
+    /// When it was loaded.
+    pub moment: Arc<Moment>,
+    /// Up to where rows may have shown what the load did not see: until this node's stream has told it, the set lacks it.
+    pub told: Lsn,
 }
 
 #[derive(Debug)]
 enum State {
     /// By this load.
     Loading(u64),
-    /// As of when it was loaded.
-    Ready(Arc<Moment>),
+    /// Since then.
+    Ready(Whole),
     /// Seen to be above the bound, at this time of the clock.
     TooLarge(u64),
 }
@@ -157,6 +189,8 @@ struct Set {
 #[derive(Debug)]
 struct Family {
     columns: SetColumns,
+    /// Most rows of one of its sets.
+    rows_max: usize,
     /// Whether all shards have told which rows have changes on them.
     complete: bool,
     /// Value and key of each row whose image is known and has changes on it.
@@ -174,8 +208,8 @@ struct Family {
 pub struct Gathered {
     /// All that may be in any of them, ascending, each once.
     pub candidates: Vec<Key>,
-    /// As of when each of them was loaded.
-    pub moments: Vec<Arc<Moment>>,
+    /// As of when each of them is whole.
+    pub moments: Vec<Whole>,
     /// Some row is a candidate of several of them.
     pub overlap: bool,
     versions: Vec<u64>,
@@ -220,6 +254,8 @@ pub struct Sets {
     changes: u64,
     everywhere: u64,
     evictions: u64,
+    /// Where the log changed a row of the table last, or later.
+    logged: LogIndex,
 }
 
 impl Sets {
@@ -233,8 +269,19 @@ impl Sets {
         self.family(columns).is_none_or(|family| !family.complete)
     }
 
-    /// A new family, unless there is one. False: it is complete, or cannot be made. Then [`Sets::add_layered`] is to be called for all rows, and [`Sets::complete`].
-    pub fn begin_family(&mut self, columns: &SetColumns) -> bool {
+    /// The log has changed a row of the table, or has taken such a change back.
+    pub fn note_logged(&mut self, index: LogIndex) {
+        self.logged = self.logged.max(index);
+    }
+
+    /// Where the log changed a row of the table last, or later, of all that rests on more than Postgres.
+    pub fn logged(&self) -> LogIndex {
+        self.logged
+    }
+
+    /// A new family, unless there is one, whose sets have so many rows at most. False: it is complete, or cannot be made. Then [`Sets::add_layered`] is to be called for all rows, and
+    /// [`Sets::complete`].
+    pub fn begin_family(&mut self, columns: &SetColumns, rows_max: usize) -> bool {
         if let Some(family) = self.family(columns) {
             return !family.complete;
         }
@@ -242,6 +289,7 @@ impl Sets {
         if room {
             self.families.push(Family {
                 columns: columns.clone(),
+                rows_max,
                 complete: false,
                 layered: BTreeSet::new(),
                 sets: IndexMap::default(),
@@ -255,6 +303,7 @@ impl Sets {
 
     /// Takes note of a row that is in memory while the family is made. Also what changed since may be told so.
     pub fn add_layered(&mut self, key: &Key, slot: &Slot) {
+        self.note_logged(slot.changed());
         if slot.layers().is_empty() {
             return;
         }
@@ -288,6 +337,7 @@ impl Sets {
     /// A slot has changed, or was made. To be called under its shard's lock.
     pub fn changed(&mut self, key: &Key, before: &Standing, slot: &Slot) {
         self.touch(key);
+        self.note_logged(slot.changed());
         self.leave(key, before);
         let after = self.standing(slot);
         self.enter(key, &after);
@@ -417,13 +467,13 @@ impl Sets {
             match &set.state {
                 State::Loading(_) => lacks.push(value.clone()),
                 State::TooLarge(_) => return Has::TooLarge,
-                State::Ready(moment) => {
-                    moments.push(moment.clone());
+                State::Ready(whole) => {
+                    moments.push(whole.clone());
                     versions.push(set.version);
                     candidates.extend(set.candidates.iter().cloned());
                 }
             }
-            if candidates.len() > limits::SETS_ROWS_MAX {
+            if !columns.is_none() && candidates.len() > limits::SETS_ROWS_MAX {
                 return Has::TooLarge;
             }
         }
@@ -431,12 +481,16 @@ impl Sets {
             return Has::Lacks(lacks);
         }
         let listed = candidates.len();
-        candidates.sort_unstable();
-        candidates.dedup();
+        if values.len() > 1 {
+            candidates.sort_unstable();
+            candidates.dedup();
+        }
         let overlap = candidates.len() < listed;
-        candidates.extend(self.strays.iter().chain(&self.blind).cloned());
-        candidates.sort_unstable();
-        candidates.dedup();
+        if !self.strays.is_empty() || !self.blind.is_empty() {
+            candidates.extend(self.strays.iter().chain(&self.blind).cloned());
+            candidates.sort_unstable();
+            candidates.dedup();
+        }
         Has::Sets(Gathered {
             candidates,
             moments,
@@ -470,6 +524,19 @@ impl Sets {
         versions.eq(gathered.versions.iter().copied().map(Some))
     }
 
+    /// Whether the whole table is known, and has no row with that key. `followed`: up to where the stream has told everything.
+    pub fn lacks_in_whole(&mut self, key: &Key, followed: Lsn) -> bool {
+        if self.strays.contains(key) || self.blind.contains(key) {
+            return false;
+        }
+        let set = self.family(&SetColumns::none());
+        let set = set.and_then(|family| family.sets.get(&Key::new()));
+        set.is_some_and(|set| {
+            let whole = matches!(&set.state, State::Ready(whole) if whole.told <= followed);
+            whole && !set.candidates.contains(key)
+        })
+    }
+
     /// Takes out of each of these sets the candidates that were seen to have another value (`None`: none of these), by a reader that still has them locked and has told what it read.
     pub fn prune(&mut self, columns: &SetColumns, values: &[Key], seen: &[(&Key, Option<&Key>)]) {
         let Some(family) = self.family(columns) else {
@@ -484,13 +551,13 @@ impl Sets {
         }
     }
 
-    /// Begins a load, whose statement must take its snapshot afterwards. `passed`: what went by in the WAL and may not be visible to it.
+    /// Begins a load, whose statement must take its snapshot afterwards. `passed`: what went by in the WAL and may not be visible to it. `told`: up to where other nodes have told of rows.
     pub fn begin_load<'a>(
         &mut self,
         (columns, values): (&SetColumns, &[Key]),
         (load, ended): (u64, &watch::Receiver<()>),
         passed: impl Iterator<Item = (&'a Key, &'a WalEvent)>,
-        must_see: Arc<MustSee>,
+        (must_see, told): (Arc<MustSee>, Lsn),
         now_ms: u64,
     ) -> Begun {
         let (mut mine, mut others) = (Vec::new(), BTreeSet::new());
@@ -530,6 +597,7 @@ impl Sets {
             columns: columns.clone(),
             ended: ended.clone(),
             must_see,
+            told,
             touched: HashSet::new(),
             crowded: false,
         });
@@ -537,12 +605,30 @@ impl Sets {
         Begun::Mine(mine)
     }
 
-    /// Whether what the load found of a row with that value is what memory would have, had it loaded the row: nothing is known of it that may be newer.
-    pub fn is_untouched(&self, load: u64, value: &Key, snapshot: &Snapshot, key: &Key) -> bool {
+    /// Whether what the load found of a row with that value is what memory would have, had it loaded the row: nothing is known of it that may be newer. `followed`: up to where the stream has
+    /// told everything.
+    pub fn is_untouched(
+        &self,
+        (load, value): (u64, &Key),
+        snapshot: &Snapshot,
+        followed: Lsn,
+        key: &Key,
+    ) -> bool {
         let loading = self.loading(load, value);
         loading.is_some_and(|loading| {
-            !loading.crowded && !loading.touched.contains(key) && loading.must_see.seen_by(snapshot)
+            !loading.crowded
+                && !loading.touched.contains(key)
+                && loading.told <= followed
+                && loading.must_see.seen_by(snapshot)
         })
+    }
+
+    /// Memory has taken the row from the load: it was that which has changed it.
+    pub fn taken(&mut self, load: u64, key: &Key) {
+        let mut loads = self.loads.iter_mut();
+        if let Some(loading) = loads.find(|loading| loading.load == load) {
+            loading.touched.remove(key);
+        }
     }
 
     /// The load of that set, unless it is over or spoilt.
@@ -566,9 +652,14 @@ impl Sets {
             return false;
         };
         let whole = loading.must_see.seen_by(&moment.snapshot);
+        let state = State::Ready(Whole {
+            moment: moment.clone(),
+            told: loading.told,
+        });
         self.changes += 1;
         let version = self.changes;
         let family = self.family(columns).expect("it was just found");
+        let found = found.filter(|found| found.len() <= family.rows_max);
         family.weighing(value, |set| {
             set.version = version;
             match found {
@@ -578,7 +669,7 @@ impl Sets {
                 }
                 Some(found) => {
                     set.candidates.extend(found);
-                    set.state = State::Ready(moment.clone());
+                    set.state = state;
                 }
             }
         });
@@ -656,7 +747,7 @@ impl Family {
         set.version = version;
         self.bytes += weight(key);
         self.candidates += 1;
-        if set.candidates.len() > limits::SET_CANDIDATES_MAX {
+        if set.candidates.len() > limits::SET_CANDIDATES_FACTOR * self.rows_max {
             self.remove(value);
         }
     }

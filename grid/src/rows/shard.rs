@@ -58,7 +58,7 @@ pub struct Slots {
     /// What rows have contained that are not known any more: nothing older may be taken for them.
     gone: Gone,
     /// Where the log last changed a row back to what Postgres has.
-    pub cancelled: LogIndex,
+    cancelled: LogIndex,
 }
 
 /// Up to where rows may have been shown that are not known any more.
@@ -163,6 +163,16 @@ impl Slots {
         let at = self.at(place);
         let changed = at.map_or(LogIndex(0), |at| self.map[at].slot.changed());
         changed.max(self.cancelled)
+    }
+
+    /// The log has changed a row back to what Postgres has, of that table, or of any.
+    pub fn cancel(&mut self, table: Option<TableOid>, index: LogIndex) {
+        self.cancelled = index;
+        for (watched, watch) in &self.watches {
+            if table.is_none_or(|table| table == *watched) {
+                watch.lock().note_logged(index);
+            }
+        }
     }
 
     /// See [`Slot::ahead`]; an expired row is unknown.
@@ -369,11 +379,21 @@ impl Slots {
             self.watches.push((table, watch.clone()));
         }
         let mut sets = watch.lock();
+        sets.note_logged(self.cancelled);
         for (row, entry) in &self.map {
             if row.table == table {
                 sets.add_layered(&row.key, &entry.slot);
             }
         }
+    }
+
+    /// Whether readers would find the row, which counts as having been used, but not as a read.
+    pub fn keeps(&self, place: &Place<'_>) -> bool {
+        let Some(at) = self.at(place) else {
+            return false;
+        };
+        self.map[at].visited.store(true, Ordering::Relaxed);
+        self.map[at].slot.image().is_some()
     }
 
     /// What is known of a row and its slot; whether it ages is not asked.
@@ -383,14 +403,14 @@ impl Slots {
     }
 
     /// Takes in a row as a load of others has found it, which nothing has touched since before that: nothing newer is known. Changes on top stay as they are.
-    pub fn put(&mut self, place: &Place<'_>, base: Base, now: Tick) {
+    pub fn put(&mut self, place: &Place<'_>, base: Base, now: Tick, near: bool) {
         let at = match self.at(place) {
             None => self.insert(place, Slot::Gone),
             Some(at) if matches!(self.map[at].slot, Slot::Clean(_)) => at,
             Some(_) => return,
         };
         self.map[at].loaded = now;
-        self.set_near(at, false);
+        self.set_near(at, near);
         self.change_at(at, |slot| *slot = Slot::Clean(base));
         self.evict(place);
     }

@@ -978,7 +978,7 @@ fn sets_of_different_moments_are_told_together_when_the_stream_has_passed_the_la
         let SetLoad::Mine(ticket) = rows.begin_set_load(&sets(&[value])) else {
             panic!("nobody else loads it");
         };
-        rows.finish_set_load(ticket, moment, Some(found));
+        rows.finish_set_load(ticket, moment, Some(found), |_| false);
     };
     load(7, &moment("10:10:", 100), vec![(row(1).key, tuple(1, 7))]);
     // By then a transaction that the stream has not told of has changed row 1, and taken all rows out of the other set: nothing but the moment says so.
@@ -992,4 +992,44 @@ fn sets_of_different_moments_are_told_together_when_the_stream_has_passed_the_la
     assert_eq!(told(&[8], 150), SetRead::Done(0));
     assert_eq!(told(&[7, 8], 150), SetRead::Apart);
     assert_eq!(told(&[7, 8], 200), SetRead::Done(1));
+}
+
+#[test]
+fn a_table_held_whole_is_read_and_known_not_to_have_other_rows() {
+    let (rows, count) = (rows(), limits::SET_TOUCHED_MAX as u16 + 1_000);
+    let bounds = TableBounds {
+        resident_rows_max: Some(usize::from(count)),
+        ..TableBounds::default()
+    };
+    rows.bound_tables(&BTreeMap::from([(TABLE, bounds)]));
+    let id = |n: u16| RowId {
+        table: TABLE,
+        key: Key::from_bytes(&n.to_be_bytes()),
+    };
+    let whole = sets::SetIds::whole(TABLE);
+    assert_eq!(rows.lacks_of_whole(TABLE), SetRead::Missing(whole.clone()));
+    assert!(!rows.is_absent(&id(count), Lsn(100)));
+    let SetLoad::Mine(ticket) = rows.begin_set_load(&whole) else {
+        panic!("nobody else loads it");
+    };
+    assert_eq!(ticket.rows_max(), usize::from(count));
+    let found = (0..count).map(|n| (id(n).key, tuple(i64::from(n), 1)));
+    rows.finish_set_load(
+        ticket,
+        &moment("10:10:", 100),
+        Some(found.collect()),
+        |_| false,
+    );
+    let read = |followed: u64| {
+        let (none, count) = (BTreeMap::new(), |rows: &[&Tuple]| rows.len());
+        rows.read_sets(&whole, &none, || false, || Lsn(followed), count)
+    };
+    assert_eq!(read(50), SetRead::Done(usize::from(count)));
+    assert_eq!(rows.lacks_of_whole(TABLE), SetRead::Done(()));
+    assert!(rows.is_absent(&id(count), Lsn(100)));
+    assert!(!rows.is_absent(&id(3), Lsn(100)));
+    rows.drop_rows(&[id(3), id(count)]);
+    let unknown = vec![id(3), id(count)];
+    assert_eq!(rows.lacks_of_whole(TABLE), SetRead::Unknown(unknown));
+    assert!(!rows.is_absent(&id(count), Lsn(100)), "it may be any");
 }

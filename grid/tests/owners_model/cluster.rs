@@ -1,5 +1,6 @@
 //! The nodes with their real rows and state machines, and what happens to them, step by step from a seed; beside them what is true.
 
+use crate::gathering::Gathering;
 use crate::postgres::{Postgres, Row, Written};
 use parking_lot::Mutex;
 use ripen_grid::change::{Change, CommitGroup, FlushSeq, Increment, RowChange, RowId};
@@ -26,12 +27,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use tokio::sync::watch;
 
-const TABLE: TableOid = TableOid(1);
-const INT8: TypeOid = TypeOid(20);
+pub const TABLE: TableOid = TableOid(1);
+pub const INT8: TypeOid = TypeOid(20);
 const TERM: u64 = 1;
-const NODES: usize = 3;
+pub const NODES: usize = 3;
 /// Few, so that things meet.
-const ROWS: u64 = 2;
+pub const ROWS: u64 = 2;
 
 /// What is done wrong on purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,10 +54,18 @@ pub enum Mistake {
     LosesTheSnapshot,
     /// What is lent counts as up to date with everything.
     ClaimsEverything,
+    /// What a load of a set has found without a lease is kept.
+    GathersWithoutLease,
+    /// A set's snapshot is taken before its load has begun to record what passes.
+    GathersBeforeItRecords,
+    /// A set is told although this node's stream has not come as far as what others have told of its rows.
+    TellsSetsAheadOfTheStream,
+    /// Of a set, only what was seen of it must be known to all before it is told, not what has left it.
+    SettlesOnlyWhatIsShown,
 }
 
 impl Mistake {
-    pub const ALL: [Mistake; 8] = [
+    pub const ALL: [Mistake; 12] = [
         Mistake::IgnoresLogAndLease,
         Mistake::IgnoresWal,
         Mistake::CountsOnlyWhatPassed,
@@ -65,27 +74,31 @@ impl Mistake {
         Mistake::LendsWhatReadersSee,
         Mistake::LosesTheSnapshot,
         Mistake::ClaimsEverything,
+        Mistake::GathersWithoutLease,
+        Mistake::GathersBeforeItRecords,
+        Mistake::TellsSetsAheadOfTheStream,
+        Mistake::SettlesOnlyWhatIsShown,
     ];
 }
 
-struct Node {
+pub struct Node {
     machine: GridMachine,
-    rows: Arc<Rows>,
+    pub rows: Arc<Rows>,
     schedule: Arc<Schedule>,
-    fences: Arc<Fences>,
+    pub fences: Arc<Fences>,
     /// Entries of the log applied.
-    applied: usize,
+    pub applied: usize,
     /// Transactions of the WAL handed over, and handed over entirely.
     told: usize,
-    passed: usize,
+    pub passed: usize,
     /// The same, for its rows.
     followed: Arc<AtomicU64>,
-    lease: bool,
+    pub lease: bool,
     /// The log does not reach it; other nodes and Postgres do.
     cut_off: bool,
     loads: Vec<Load>,
     /// Which transaction's value of a row was shown last.
-    shown: BTreeMap<RowId, usize>,
+    pub shown: BTreeMap<RowId, usize>,
     /// Where transactions stand that passed through and whose end this node knows.
     ended: BTreeMap<RowId, usize>,
 }
@@ -121,23 +134,25 @@ pub struct Cluster {
     /// In some runs, who asks most is cut off for a third of them.
     cuts: bool,
     steps: usize,
-    mistake: Mistake,
-    pg: Postgres,
-    nodes: Vec<Node>,
+    pub mistake: Mistake,
+    pub pg: Postgres,
+    pub nodes: Vec<Node>,
     log: Vec<Entry>,
     /// Up to where commits have been acknowledged.
-    acknowledged: usize,
+    pub acknowledged: usize,
     /// Changes in the order of the log: where, of which row, what, and which flush carries it.
-    changes: Vec<(usize, RowId, Change, Option<FlushSeq>)>,
+    pub changes: Vec<(usize, RowId, Change, Option<FlushSeq>)>,
     attempt: Option<Attempt>,
     through: Option<Through>,
     requests: u64,
     /// Which transaction of the WAL set this value of column a.
-    authors: BTreeMap<i64, usize>,
+    pub authors: BTreeMap<i64, usize>,
     unique: i64,
     clock_ms: u64,
     /// Rows that one node has taken from another.
     pub taken: usize,
+    /// Sets, in some of the runs.
+    pub gathering: Gathering,
 }
 
 fn node(memory_max: u64, first_xid: u64, leads: bool) -> Node {
@@ -188,14 +203,14 @@ fn node(memory_max: u64, first_xid: u64, leads: bool) -> Node {
     }
 }
 
-fn row_id(pick: u64) -> RowId {
+pub fn row_id(pick: u64) -> RowId {
     RowId {
         table: TABLE,
         key: Key::from_bytes(&[(pick % ROWS) as u8]),
     }
 }
 
-fn position(transactions: usize) -> Lsn {
+pub fn position(transactions: usize) -> Lsn {
     Lsn(100 * transactions as u64)
 }
 
@@ -228,11 +243,12 @@ impl Cluster {
             unique: 0,
             clock_ms: 1_000,
             taken: 0,
+            gathering: Gathering::new(seed / 9 % 2 == 1, seed / 18 % 2 == 1),
         }
     }
 
     /// Xorshift (Marsaglia 2003).
-    fn draw(&mut self, below: u64) -> u64 {
+    pub fn draw(&mut self, below: u64) -> u64 {
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;
         self.random ^= self.random << 17;
@@ -282,6 +298,9 @@ impl Cluster {
             50 | 51 => self.give_up(node),
             52 => self.settle_loads(node),
             _ => self.lease(node),
+        }
+        if self.gathering.is_on {
+            self.gather(node);
         }
         self.acknowledge();
         [0, node, asking]
@@ -522,7 +541,7 @@ impl Cluster {
                 b: old.as_ref().map_or(0, |old| old.b),
                 t: match &old {
                     Some(old) if !t_changed => old.t,
-                    _ => a + 1,
+                    _ => t_of(a),
                 },
             };
             written.push(Written {
@@ -665,7 +684,7 @@ impl Cluster {
             let image = Row {
                 a: fresh,
                 b: 0,
-                t: fresh + 1,
+                t: t_of(fresh),
             };
             return Change::Put {
                 image: image.tuple(),
@@ -864,11 +883,14 @@ impl Cluster {
                     }
                 }
             }
+            if self.gathering.is_on {
+                self.check_sets(at)?;
+            }
         }
         Ok(())
     }
 
-    fn legal(&self, node: &Node, row: &RowId) -> Vec<Option<Tuple>> {
+    pub fn legal(&self, node: &Node, row: &RowId) -> Vec<Option<Tuple>> {
         let ended = node.ended.get(row).copied().unwrap_or(0);
         let from = node.told.max(ended);
         // Only these change what the row is.
@@ -926,8 +948,16 @@ impl Cluster {
                 }
             }
         }
+        if self.gathering.is_on {
+            self.settle_sets()?;
+        }
         Ok(())
     }
+}
+
+/// Half of all rows get another group by it.
+fn t_of(a: i64) -> i64 {
+    a + 1 + i64::from((a / 1_000).count_ones() % 2)
 }
 
 fn request(number: u64) -> RequestId {

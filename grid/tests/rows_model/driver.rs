@@ -205,6 +205,9 @@ fn sets(table: TableOid, position: usize, values: impl IntoIterator<Item = i64>)
     SetIds::new(table, SetColumns::new([(position, INT8)]), values)
 }
 
+/// Of sets, see [`Driver::sets`].
+const SORTS: [u8; 7] = [0, 1, 2, 3, 4, 5, 192];
+
 fn is_in(row: &Row, sets: &SetIds) -> bool {
     matches!(sets.value_of(&row.tuple()), Ok(Some(_)))
 }
@@ -1036,11 +1039,12 @@ impl Driver {
         }
     }
 
-    /// All rows of a table, those of a group, those with the t that some row has, and several of these at once.
+    /// All rows of a table, by a column or by none, those of a group, those with the t that some row has, and several of these at once.
     fn sets(&self, x: u8, y: u8) -> SetIds {
         let row = row_id(x);
         let t = |row: &RowId| self.pg.rows.get(row).map_or(0, |row| row.t);
         match y % 6 {
+            0 if y >= 128 => SetIds::whole(row.table),
             0 => sets(row.table, 0, [0]),
             1 | 2 => sets(row.table, 4, [i64::from(y % 6 - 1)]),
             3 => sets(row.table, 3, [t(&row)]),
@@ -1085,7 +1089,7 @@ impl Driver {
         let (moment, found) = seen.expect("just taken");
         let found = found.into_iter().map(|(key, row)| (key, row.tuple()));
         self.rows
-            .finish_set_load(ticket, &moment, Some(found.collect()));
+            .finish_set_load(ticket, &moment, Some(found.collect()), |_| false);
     }
 
     fn read_sets(&self, sets: &SetIds) -> SetRead<Vec<Row>> {
@@ -1101,7 +1105,7 @@ impl Driver {
 
     /// All sets that memory tells together are what they are at one moment, whole.
     fn check_sets(&self) {
-        for (x, y) in (0..ROWS).flat_map(|x| (0..6).map(move |y| (x, y))) {
+        for (x, y) in (0..ROWS).flat_map(|x| SORTS.map(|y| (x, y))) {
             let sets = self.sets(x, y);
             if let SetRead::Done(told) = self.read_sets(&sets) {
                 self.sets_told.set(self.sets_told.get() + 1);

@@ -42,6 +42,9 @@ pub(super) fn check(config: &Config, problems: &mut Vec<Problem>) {
         (None, Some(_)) => report("tls_key", "needs tls_cert".to_owned()),
         _ => {}
     }
+    if config.table_defaults.resident && config.table_defaults.expiry.is_some() {
+        report("resident", RESIDENT_EXPIRY.to_owned());
+    }
     check_logs(config, &mut report);
     cluster::check(config, &mut report);
     for (n, rule) in config.tables.iter().enumerate() {
@@ -51,6 +54,9 @@ pub(super) fn check(config: &Config, problems: &mut Vec<Problem>) {
     }
     check_write_behind(config, problems);
 }
+
+/// Nobody tells when a row that has grown too old would have to be there again.
+const RESIDENT_EXPIRY: &str = "a table with an expiry cannot be held whole";
 
 /// What several logs cannot do yet.
 fn check_logs(config: &Config, report: &mut impl FnMut(&str, String)) {
@@ -121,7 +127,7 @@ fn check_rule(rule: &TableRule, problems: &mut Vec<Problem>) {
         "log",
         "conflict",
     ];
-    const CACHE: &[&str] = &["exclusive", "memory_share", "expiry"];
+    const CACHE: &[&str] = &["exclusive", "memory_share", "expiry", "resident"];
     let idle: Vec<&str> = match rule.mode {
         Some(Mode::Off) => [QUEUE, CACHE].concat(),
         Some(Mode::ReadThrough) => QUEUE.to_vec(),
@@ -134,6 +140,17 @@ fn check_rule(rule: &TableRule, problems: &mut Vec<Problem>) {
             key: format!("table.{key}"),
             origin: origin.clone(),
             message,
+        });
+    }
+    let key = rule.keys.get_key_value("resident");
+    let key = key.or_else(|| rule.keys.get_key_value("expiry"));
+    if let (true, true, Some((key, origin))) =
+        (rule.settings.resident, rule.settings.expiry.is_some(), key)
+    {
+        problems.push(Problem {
+            key: format!("table.{key}"),
+            origin: origin.clone(),
+            message: RESIDENT_EXPIRY.to_owned(),
         });
     }
     if let (true, Some(origin)) = (

@@ -41,6 +41,7 @@ pub const GLOBAL: &[Key<Config>] = keys! { Config;
     logs: "how many logs take queued writes, each flushed by itself; tables are spread over them", parse_logs, ToString::to_string;
     durability: "when a write is acknowledged: fsync or memory", parse_durability, show_durability;
     memory_max: "bound on the resident memory of the process; clean rows are evicted above it", parse_positive_bytes, |v: &u64| show_bytes(*v);
+    resident_rows_max: "largest number of rows of a table that is held whole; one with more is read in Postgres", parse_resident_rows, ToString::to_string;
     near_share: "in a cluster: largest part of the memory for rows that copies of other nodes' rows may take; 0 to 1", parse_factor, ToString::to_string;
     max_pending_bytes: "bound on acknowledged changes not yet in Postgres", parse_positive_bytes, |v: &u64| show_bytes(*v);
     pending_wait: "how long a write waits at max_pending_bytes before it fails", parse_duration, |v: &_| show_duration(*v);
@@ -99,6 +100,7 @@ pub const TABLE: &[Key<TableSettings>] = keys! { TableSettings;
     exclusive: "true: nobody but Ripen writes the table", parse_bool, ToString::to_string;
     memory_share: "largest part of the memory for rows for the table; above 0, at most 1", parse_share, ToString::to_string;
     expiry: "clean rows are not served longer than this after their load; \"never\" keeps them", parse_expiry, show_expiry;
+    resident: "true: the table is held whole in memory, on every node, so that it need not be read by key", parse_bool, ToString::to_string;
 };
 
 /// Reads a mode.
@@ -218,6 +220,14 @@ fn parse_count(text: &str) -> Result<usize, String> {
         .parse()
         .map_err(|_| format!("\"{text}\" is not a whole number"))?;
     positive(value, value == 0)
+}
+
+fn parse_resident_rows(text: &str) -> Result<usize, String> {
+    let most = crate::limits::RESIDENT_ROWS_MAX;
+    parse_count(text).and_then(|rows| match rows <= most {
+        true => Ok(rows),
+        false => Err(format!("\"{text}\" is more than {most}")),
+    })
 }
 
 fn parse_logs(text: &str) -> Result<u8, String> {

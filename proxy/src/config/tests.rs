@@ -157,6 +157,10 @@ fn values_out_of_range_are_refused() {
         "expiry = \"99ms\"",
         "r.toml:2: expiry: \"99ms\" is less than 100ms",
     );
+    fails(
+        "resident_rows_max = 100001",
+        "r.toml:2: resident_rows_max: \"100001\" is more than 100000",
+    );
     assert!(file("slot = \"My-Slot\"").is_err());
     assert!(file("log_level = \"info,ripen=banana\"").is_err());
     assert!(file("memory_max = 1000000").is_err());
@@ -191,6 +195,23 @@ fn contradictions_name_the_key() {
         "logs = 2\nstandbys = [\"two\"]",
         "r.toml:2: logs: flushes are kept for standbys in one log only as yet; leave this out, or leave out standbys",
     );
+}
+
+#[test]
+fn a_table_with_an_expiry_is_not_resident() {
+    let why = "a table with an expiry cannot be held whole";
+    let told = |text: &str| file(text).expect_err("a contradiction");
+    let both = told("[[table]]\npattern = \"a.b\"\nresident = true\nexpiry = \"1h\"");
+    assert_eq!(both, format!("r.toml:4: table.resident: {why}"));
+    let above = told("expiry = \"1h\"\n[[table]]\npattern = \"a.b\"\nresident = true");
+    assert_eq!(above, format!("r.toml:5: table.resident: {why}"));
+    let off = told("[[table]]\npattern = \"a.b\"\nmode = \"off\"\nresident = true");
+    assert_eq!(
+        off,
+        "r.toml:5: table.resident: means nothing with mode = \"off\""
+    );
+    let config = file("[[table]]\npattern = \"a.b\"\nresident = true").expect("good");
+    assert!(config.table("a", "b").resident && !config.table("a", "c").resident);
 }
 
 #[test]

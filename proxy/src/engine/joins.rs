@@ -74,7 +74,7 @@ impl Engine {
             Ok(SetRead::Missing(sets)) => Ok(Err(Lacks::Sets(sets))),
             Ok(SetRead::Fenced) => Err(fenced_off()),
             Ok(SetRead::Apart) => Err(apart()),
-            Ok(SetRead::TooLarge) => Err(too_large()),
+            Ok(SetRead::TooLarge) => Err(too_large(plan)),
             Ok(SetRead::Obscure) => Err(obscure()),
             Err(EvalError::PassThrough(why)) => {
                 out.truncate(start);

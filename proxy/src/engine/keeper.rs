@@ -100,6 +100,7 @@ impl Keeper {
 
     /// Uses the catalog of an earlier process until one can be read: this process has not reached Postgres yet.
     pub fn recall(&self, catalog: Catalog) {
+        let catalog = self.configured(catalog);
         (self.on_change)(&Catalog::default(), &catalog);
         self.replace(catalog);
         *self.last.lock() = self.catalog();
@@ -136,7 +137,7 @@ impl Keeper {
         let served = self.turns.begin();
         let told = *self.told.borrow();
         let next = Epoch(self.epoch().0 + 1);
-        let catalog = self.store.load_catalog(next).await?;
+        let catalog = self.configured(self.store.load_catalog(next).await?);
         self.loads.fetch_add(1, Ordering::Relaxed);
         let (old, catalog) = (self.last.lock().clone(), Arc::new(catalog));
         (self.on_change)(&old, &catalog);
@@ -174,6 +175,17 @@ impl Keeper {
     fn distrust(&self) {
         self.fingerprint.lock().clear();
         self.replace(Catalog::default());
+    }
+
+    /// With what the configuration says of tables.
+    fn configured(&self, mut catalog: Catalog) -> Catalog {
+        let relations = catalog.relations.values();
+        let resident = relations.filter(|relation| settings(&self.config, relation).resident);
+        catalog.residents = resident
+            .filter(|relation| cacheable(&self.config, relation))
+            .map(|relation| relation.oid)
+            .collect();
+        catalog
     }
 
     /// Without a reading.

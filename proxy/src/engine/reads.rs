@@ -7,8 +7,9 @@ use crate::plan::ReadPlan;
 use crate::session::answerer::Refusal;
 use bytes::BytesMut;
 use ripen_grid::change::RowId;
+use ripen_grid::grid::GridError;
 use ripen_grid::limits::{CATCH_UP_WAIT, LOAD_ATTEMPTS_MAX};
-use ripen_grid::rows::sets::SetIds;
+use ripen_grid::rows::sets::{SetColumns, SetIds};
 use ripen_grid::rows::{Found, Read, SetRead};
 use ripen_pg::ids::TableOid;
 use ripen_pg::key::Key;
@@ -91,9 +92,7 @@ impl Engine {
             match tried {
                 Ok(rows) => {
                     if self.grid.has_peers() {
-                        let named = || named(plan.table.oid, &keys);
-                        let read = rests_on.unwrap_or_else(named);
-                        let settled = self.grid.settle_read(&read).await;
+                        let settled = self.settle(plan, &keys, rests_on).await;
                         settled.map_err(|_| no_lease())?;
                     }
                     self.counters.reads.fetch_add(1, Ordering::Relaxed);
@@ -125,6 +124,26 @@ impl Engine {
             "contended",
             "the rows change faster than they can be loaded",
         ))
+    }
+
+    /// What was read may be told when this returns well: nobody in the cluster tells anything older from now on. `rests_on`: the rows that it rests on, if they are not those of the keys.
+    async fn settle(
+        &self,
+        plan: &ReadPlan,
+        keys: &[Key],
+        rests_on: Option<Vec<RowId>>,
+    ) -> Result<(), GridError> {
+        let table = plan.table.oid;
+        if plan.set.is_some() || self.grid.rows.is_resident(table) {
+            // Also what has left the set, of which nothing was seen.
+            self.grid.settle_table(table).await?;
+            return match rests_on {
+                Some(rows) => self.grid.settle_read(&rows).await,
+                None => Ok(()),
+            };
+        }
+        let rows = rests_on.unwrap_or_else(|| named(table, keys));
+        self.grid.settle_read(&rows).await
     }
 
     fn try_read(
@@ -167,11 +186,25 @@ impl Engine {
         match read {
             Read::Fenced => Err(fenced_off()),
             Read::Apart => Err(apart()),
+            Read::Done(Ok(Err(_))) if self.is_absent(&rows) => {
+                let rendered = plan.render(&[None], params, formats, settings, out);
+                rendered.map(Ok).map_err(not_computed)
+            }
             Read::Done(Ok(answer)) => Ok(answer),
             Read::Done(Err(EvalError::PassThrough(why))) => {
                 out.truncate(start);
                 Err(passed("not-computed", why))
             }
+        }
+    }
+
+    /// Whether the one row that is read is known not to exist, although memory has nothing of it: its table is held whole.
+    fn is_absent(&self, rows: &[RowId]) -> bool {
+        let [row] = rows else { return false };
+        let resident = self.grid.rows.is_resident(row.table);
+        resident && {
+            let followed = self.grid.feed.followed(row.table);
+            self.grid.rows.is_absent(row, followed) && !self.grid.fences.has(row)
         }
     }
 }
@@ -186,10 +219,6 @@ pub(super) enum Lacks {
 impl Engine {
     /// Whether sets of the table are kept at all.
     fn keeps_sets(&self, plan: &ReadPlan) -> Result<(), Refusal> {
-        if self.grid.has_peers() {
-            let why = "in a cluster, rows that are not named by key are read in Postgres";
-            return Err(passed("set-cluster", why));
-        }
         if self.grid.rows.expires(plan.table.oid) {
             let why = "nobody tells which rows a table with an expiry has";
             return Err(passed("set-expiry", why));
@@ -233,19 +262,29 @@ impl Engine {
             SetRead::Missing(sets) => Ok(Err(Lacks::Sets(sets))),
             SetRead::Fenced => Err(fenced_off()),
             SetRead::Apart => Err(apart()),
-            SetRead::TooLarge => Err(too_large()),
+            SetRead::TooLarge => Err(too_large(plan)),
             SetRead::Obscure => Err(obscure()),
         }
     }
 }
 
-pub(super) fn too_large() -> Refusal {
-    passed("set-too-large", "too many rows have the values")
+pub(super) fn too_large(plan: &ReadPlan) -> Refusal {
+    match plan.set.as_ref().is_some_and(SetColumns::is_none) {
+        true => {
+            let why = "the table has more rows than resident_rows_max";
+            passed("resident-too-large", why)
+        }
+        false => passed("set-too-large", "too many rows have the values"),
+    }
 }
 
 pub(super) fn obscure() -> Refusal {
     let why = "it cannot be told now which rows have the values";
     passed("set-obscure", why)
+}
+
+fn not_computed(EvalError::PassThrough(why): EvalError) -> Refusal {
+    passed("not-computed", why)
 }
 
 pub(super) fn fenced_off() -> Refusal {

@@ -1,4 +1,4 @@
-//! Which rows a WHERE clause names: by full primary key, or as a set, by the leading columns of an index (by ranges: `ranges.rs`). Never weakens it: what does not name them stays a filter.
+//! Which rows a WHERE clause names: by full primary key, or as a set, by the leading columns of an index, or of a resident table all (by ranges: `ranges.rs`). Never weakens it: what does not name them stays a filter.
 
 use super::compile::{Compiled, Compiler, Piece, refuse};
 use super::parse::{NodeEnum, inner, items, operator, pb};
@@ -125,6 +125,14 @@ pub fn gathered_of<'a>(
     let rest = rest.map(|(_, conjunct)| conjunct).collect();
     let positions = positions.into_iter().collect();
     Ok(Some((positions, Conditions { columns, rest })))
+}
+
+/// All rows, each of which is to satisfy the whole clause.
+pub fn whole(clause: &Option<Box<pb::Node>>) -> Conditions<'_> {
+    Conditions {
+        columns: Vec::new(),
+        rest: conjuncts(clause),
+    }
 }
 
 fn is_one(column: &KeyColumn) -> bool {

@@ -186,7 +186,7 @@ pub(super) fn compile(
     let lock = row_lock(names, select, var, (&table, mode))?;
     let mut compiler = Compiler::new(names, declared);
     speak_of(&mut compiler, &table, var)?;
-    let (conditions, set) = named(&compiler, &table, &select.where_clause)?;
+    let (conditions, set) = named(names, &compiler, &table, &select.where_clause)?;
     if set.is_some() && lock.is_some() {
         return refuse("row-locks", "locks rows that are not named by key");
     }
@@ -265,8 +265,9 @@ pub(super) fn query(
     Ok((params, query))
 }
 
-/// By what the WHERE clause names rows: by key, else as a set, else by a range of keys.
+/// By what the WHERE clause names rows: by key, else as a set, else by a range of keys, else as the whole table.
 fn named<'a>(
+    names: Names<'_>,
     compiler: &Compiler<'_>,
     table: &Relation,
     clause: &'a Option<Box<pb::Node>>,
@@ -283,6 +284,9 @@ fn named<'a>(
         }
         None => match ranges::ranged(compiler, table, clause)? {
             Some(conditions) => Ok((conditions, None)),
+            None if names.catalog.residents.contains(&table.oid) => {
+                Ok((keyed::whole(clause), Some(SetColumns::none())))
+            }
             None => Err(reason),
         },
     }

@@ -337,6 +337,7 @@ impl Upkeep {
             let bounds = TableBounds {
                 memory_share: settings.memory_share,
                 expiry: settings.expiry,
+                resident_rows_max: settings.resident.then_some(self.config.resident_rows_max),
             };
             (relation.oid, bounds)
         });

@@ -449,6 +449,7 @@ impl Builder {
                 };
                 self.modes.insert(relation.oid, mode);
             }
+            "resident" => drop(self.catalog.residents.insert(relation.oid)),
             "unique" => relation.unique_columns = positions(value).into_iter().collect(),
             "parent" => self.parent(relation, value),
             "deferred" => {

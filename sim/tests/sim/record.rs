@@ -572,7 +572,7 @@ impl Record for Way {
         _: &'a Relation,
         _: Gathering<'a>,
     ) -> Asked<'a, Loaded> {
-        // In a cluster sets pass through, so nobody asks.
+        // Its clients name rows by key: nobody asks.
         Box::pin(async { Err(StoreError::Unexpected("sets are not simulated".into())) })
     }
 }

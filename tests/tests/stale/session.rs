@@ -71,6 +71,7 @@ const READS: &[&str] = &[
     "read sets",
     "read joined",
     "read joined set",
+    "read whole",
     "read sums",
     "read aggregate",
     "read twice",
@@ -193,6 +194,13 @@ impl Session {
                         values(&rows)
                     ));
                 }
+                Ok(())
+            }
+            "read whole" => {
+                // By no key and no set; of a resident table from memory all the same.
+                let sql = "SELECT v FROM cells WHERE grp >= $1 AND grp < $1 + 1 ORDER BY id";
+                let rows = self.client.query(sql, &[&g]).await?;
+                self.judge(grp, before, &values(&rows), 3, kind);
                 Ok(())
             }
             "read sums" => {

@@ -48,7 +48,7 @@ struct World {
 impl World {
     fn new() -> World {
         let mut sets = Sets::default();
-        assert!(sets.begin_family(&columns()));
+        assert!(sets.begin_family(&columns(), crate::limits::SET_ROWS_MAX));
         sets.complete(&columns());
         World { sets, loads: 0 }
     }
@@ -63,7 +63,7 @@ impl World {
         let nothing = std::iter::empty();
         let values: Vec<Key> = values.iter().copied().map(key).collect();
         let named = (&columns(), &values[..]);
-        let must_see = Arc::default();
+        let must_see = (Arc::default(), Lsn(0));
         let begun = self
             .sets
             .begin_load(named, (self.loads, &ended), nothing, must_see, 0);
@@ -125,7 +125,8 @@ fn what_changes_while_a_set_is_loaded_is_in_it_and_its_row_is_not_taken_from_the
     world.sets.told(&key(3), &After::Row(tuple(3, Some(7))));
     world.sets.told(&key(4), &After::Absent);
     let snapshot = &moment().snapshot;
-    let untouched = |row| world.sets.is_untouched(load, &key(7), snapshot, &key(row));
+    let sets = &world.sets;
+    let untouched = |row| sets.is_untouched((load, &key(7)), snapshot, Lsn(0), &key(row));
     assert_eq!([1, 3, 4].map(untouched), [true, false, false]);
     assert!(world.finish(load, 7, Some(&[1, 4])));
     assert_eq!(world.candidates(7), keys(&[1, 3, 4]));
