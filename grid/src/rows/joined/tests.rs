@@ -228,7 +228,7 @@ fn sets_are_told_with_what_their_rows_refer_to() {
         wal: Lsn(100),
     });
     let found = vec![(row(1, 1).key, tuple(1, 10)), (row(1, 2).key, tuple(2, 10))];
-    rows.finish_set_load(ticket, &moment, Some(found));
+    rows.finish_set_load(ticket, &moment, Some(found), |_| false);
     assert_eq!(told(0), SetRead::Unknown(vec![row(2, 10)]));
     load(&rows, 2, 200, &[(10, Some(0))]);
     assert_eq!(told(100), SetRead::Apart);
