@@ -338,7 +338,7 @@ async fn what_needs_postgres_moves_there_and_steps_aside() -> anyhow::Result<()>
             .same_with_promotion(
                 "a: BEGIN
                  a: UPDATE t SET v = 1 WHERE id = 1
-                 b~ UPDATE t SET v = v + 100 WHERE id > 0 AND id < 2
+                 b~ UPDATE t SET v = v + 100 WHERE id + 0 = 1
                  c: SELECT count(*) FROM t
                  a: UPDATE t SET v = 2 WHERE id = 2
                  a: COMMIT
