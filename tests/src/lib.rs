@@ -1,6 +1,7 @@
 //! The harness of the whole-system tests: a Postgres of one's own, a Ripen or a cluster of them in front of it, clients to both. Never reaches into Ripen: what it
 //! sees is what any client, any Prometheus and any DBA sees.
 
+pub mod answers;
 pub mod both;
 pub mod cluster;
 pub mod history;

@@ -4,11 +4,12 @@
 mod random;
 
 use anyhow::{Context, ensure};
+use ripen_tests::answers::{Rows, at_once, from_memory, route, rows, run, sorted};
 use ripen_tests::{Cluster, Pair, wait};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
-use tokio_postgres::{Client, SimpleQueryMessage};
+use tokio_postgres::Client;
 
 const SCHEMA: &str = "CREATE TYPE mood AS ENUM ('sad', 'ok', 'happy');
     CREATE TABLE regions (id int PRIMARY KEY, name text, boss int);
@@ -31,68 +32,8 @@ const SCHEMA: &str = "CREATE TYPE mood AS ENUM ('sad', 'ok', 'happy');
 /// Nothing ripens by itself: what is not seen on top of Postgres shows every time.
 const QUEUED: [(&str, &str); 2] = [("write_behind", "public.*"), ("write_delay", "1h")];
 
-type Rows = Vec<Vec<Option<String>>>;
-
-async fn rows(client: &Client, sql: &str) -> anyhow::Result<Rows> {
-    let answers = client.simple_query(sql).await.context(sql.to_owned())?;
-    let rows = answers.iter().filter_map(|answer| match answer {
-        SimpleQueryMessage::Row(row) => Some(row),
-        _ => None,
-    });
-    let columns = |row: &tokio_postgres::SimpleQueryRow| {
-        (0..row.len())
-            .map(|at| row.get(at).map(str::to_owned))
-            .collect()
-    };
-    Ok(rows.map(columns).collect())
-}
-
-/// Which way the last statement took, and why.
-async fn route(client: &Client) -> anyhow::Result<(String, String)> {
-    let told = rows(client, "SHOW ripen.route").await?;
-    let told = told.first().context("a route")?;
-    let part = |at: usize| told[at].clone().unwrap_or_default();
-    Ok((part(0), part(1)))
-}
-
-/// Reasons that time heals.
-fn is_passing(why: &str) -> bool {
-    let codes = ["apart", "fenced", "not-followed", "set-obscure", "behind"];
-    codes.iter().any(|code| why.starts_with(code))
-}
-
-/// The answer, once memory gives it: first the stream must have come as far as what was loaded.
-async fn from_memory(client: &Client, sql: &str) -> anyhow::Result<Rows> {
-    wait::until("a join is answered from memory", || async {
-        let told = rows(client, sql).await?;
-        let (way, why) = route(client).await?;
-        ensure!(way == "read" || is_passing(&why), "{sql}: {way} {why}");
-        Ok((way == "read").then_some(told))
-    })
-    .await
-}
-
-/// What memory answers at once: nothing may pass through.
-async fn at_once(client: &Client, sql: &str) -> anyhow::Result<Rows> {
-    let told = rows(client, sql).await?;
-    let (way, why) = route(client).await?;
-    ensure!(way == "read", "{sql}: {way} {why}");
-    Ok(told)
-}
-
-async fn run(client: &Client, sql: &str, way: &str) -> anyhow::Result<()> {
-    rows(client, sql).await?;
-    let taken = route(client).await?;
-    ensure!(taken.0 == way, "{sql}: {taken:?}");
-    Ok(())
-}
-
 /// The same answer from memory, in any order, with the same description.
 async fn same(pair: &Pair, sql: &str) -> anyhow::Result<()> {
-    let sorted = |mut rows: Rows| {
-        rows.sort();
-        rows
-    };
     let told = sorted(from_memory(&pair.proxied, sql).await?);
     let real = sorted(rows(&pair.direct, sql).await?);
     ensure!(told == real, "{sql}:\n{told:?}\n{real:?}");

@@ -1,8 +1,8 @@
 //! Tables that are held whole: loaded before anybody asks, followed by log and WAL, loaded again when they are lost; whatever is asked of them, and whatever is not there, memory says.
 
 use anyhow::{Context, ensure};
+use ripen_tests::answers::{at_once, route, rows};
 use ripen_tests::{Pair, Ripen, wait};
-use tokio_postgres::{Client, SimpleQueryMessage};
 
 const SCHEMA: &str = "CREATE TABLE kinds (id int PRIMARY KEY, name text COLLATE \"C\" NOT NULL, rank int, note text);
     INSERT INTO kinds SELECT g, 'kind ' || g, g % 7, 'n' || g % 3 FROM generate_series(1, 300) g;
@@ -11,36 +11,6 @@ const SCHEMA: &str = "CREATE TABLE kinds (id int PRIMARY KEY, name text COLLATE 
 
 /// Nothing ripens by itself.
 const RESIDENT: &str = "write_behind = [\"public.*\"]\nwrite_delay = \"1h\"\n[[table]]\npattern = \"public.kinds\"\nresident = true";
-
-type Rows = Vec<Vec<Option<String>>>;
-
-async fn rows(client: &Client, sql: &str) -> anyhow::Result<Rows> {
-    let answers = client.simple_query(sql).await.context(sql.to_owned())?;
-    let rows = answers.iter().filter_map(|answer| match answer {
-        SimpleQueryMessage::Row(row) => Some(row),
-        _ => None,
-    });
-    let columns = |row: &tokio_postgres::SimpleQueryRow| {
-        let columns = 0..row.len();
-        columns.map(|at| row.get(at).map(str::to_owned)).collect()
-    };
-    Ok(rows.map(columns).collect())
-}
-
-async fn route(client: &Client) -> anyhow::Result<(String, String)> {
-    let told = rows(client, "SHOW ripen.route").await?;
-    let told = told.first().context("a route")?;
-    let part = |at: usize| told[at].clone().unwrap_or_default();
-    Ok((part(0), part(1)))
-}
-
-/// What memory answers at once.
-async fn at_once(client: &Client, sql: &str) -> anyhow::Result<Rows> {
-    let told = rows(client, sql).await?;
-    let (way, why) = route(client).await?;
-    ensure!(way == "read", "{sql}: {way} {why}");
-    Ok(told)
-}
 
 /// Memory says what Postgres says, once the stream has come as far.
 async fn follows(pair: &Pair, sql: &str) -> anyhow::Result<()> {

@@ -1,8 +1,8 @@
 //! Keyed sets: rows by a value of an index's leading columns, answered from memory. What is shown is held against Postgres itself, while rows move in and out of sets by every way there is.
 
 use anyhow::{Context, ensure};
+use ripen_tests::answers::{Rows, at_once, from_memory, route, rows, run, sorted};
 use ripen_tests::{Pair, wait};
-use tokio_postgres::{Client, SimpleQueryMessage};
 
 const SCHEMA: &str = "CREATE TABLE orders (id int PRIMARY KEY, customer int, status text COLLATE \"C\", amount numeric(10,2), at timestamptz, note text);
     CREATE INDEX ON orders (customer); CREATE INDEX ON orders (status, customer);
@@ -13,66 +13,6 @@ const SCHEMA: &str = "CREATE TABLE orders (id int PRIMARY KEY, customer int, sta
 
 /// Nothing ripens by itself: what is not seen on top of Postgres shows every time.
 const QUEUED: [(&str, &str); 2] = [("write_behind", "public.*"), ("write_delay", "1h")];
-
-type Rows = Vec<Vec<Option<String>>>;
-
-async fn rows(client: &Client, sql: &str) -> anyhow::Result<Rows> {
-    let answers = client.simple_query(sql).await.context(sql.to_owned())?;
-    let rows = answers.iter().filter_map(|answer| match answer {
-        SimpleQueryMessage::Row(row) => Some(row),
-        _ => None,
-    });
-    let columns = |row: &tokio_postgres::SimpleQueryRow| {
-        (0..row.len())
-            .map(|at| row.get(at).map(str::to_owned))
-            .collect()
-    };
-    Ok(rows.map(columns).collect())
-}
-
-/// Which way the last statement took, and why.
-async fn route(client: &Client) -> anyhow::Result<(String, String)> {
-    let told = rows(client, "SHOW ripen.route").await?;
-    let told = told.first().context("a route")?;
-    let part = |at: usize| told[at].clone().unwrap_or_default();
-    Ok((part(0), part(1)))
-}
-
-/// The answer, once memory gives it: first the stream must have come as far as what was loaded.
-async fn from_memory(client: &Client, sql: &str) -> anyhow::Result<Rows> {
-    wait::until("a set is answered from memory", || async {
-        let told = rows(client, sql).await?;
-        let (way, why) = route(client).await?;
-        let pass = ["apart", "fenced", "not-followed", "set-obscure"];
-        ensure!(
-            way == "read" || pass.iter().any(|code| why.starts_with(code)),
-            "{sql}: {way} {why}"
-        );
-        Ok((way == "read").then_some(told))
-    })
-    .await
-}
-
-/// What memory answers at once: nothing may pass through.
-async fn at_once(client: &Client, sql: &str) -> anyhow::Result<Rows> {
-    let told = rows(client, sql).await?;
-    let (way, why) = route(client).await?;
-    ensure!(way == "read", "{sql}: {way} {why}");
-    Ok(told)
-}
-
-async fn run(client: &Client, sql: &str, way: &str) -> anyhow::Result<()> {
-    rows(client, sql).await?;
-    let taken = route(client).await?;
-    ensure!(taken.0 == way, "{sql}: {taken:?}");
-    Ok(())
-}
-
-/// The same in any order.
-fn sorted(mut rows: Rows) -> Rows {
-    rows.sort();
-    rows
-}
 
 fn ids(rows: &Rows) -> Vec<i32> {
     let id = |row: &Vec<Option<String>>| row[0].as_ref()?.parse().ok();

@@ -311,15 +311,7 @@ impl Grid {
     /// # Errors
     /// When that could not be found out in time.
     pub async fn settle_read(&self, rows: &[RowId]) -> Result<(), GridError> {
-        let Some(member) = self.member() else {
-            return Ok(());
-        };
-        if self.first().log.acknowledged() >= self.first().log.touched() {
-            return Ok(());
-        }
-        let settled = member.everywhere(self.rows.changed(rows));
-        let settled = tokio::time::timeout(limits::SETTLE_WAIT, settled).await;
-        settled.map_err(|_| GridError::NoLeader)
+        self.settle(|| self.rows.changed(rows)).await
     }
 
     /// The same of what was read of a table as a whole, or of sets of it: also the rows that are not there. Cancel safe.
@@ -327,13 +319,17 @@ impl Grid {
     /// # Errors
     /// As [`Grid::settle_read`].
     pub async fn settle_table(&self, table: TableOid) -> Result<(), GridError> {
+        self.settle(|| self.rows.changed_in(table)).await
+    }
+
+    async fn settle(&self, changed: impl FnOnce() -> LogIndex) -> Result<(), GridError> {
         let Some(member) = self.member() else {
             return Ok(());
         };
         if self.first().log.acknowledged() >= self.first().log.touched() {
             return Ok(());
         }
-        let settled = member.everywhere(self.rows.changed_in(table));
+        let settled = member.everywhere(changed());
         let settled = tokio::time::timeout(limits::SETTLE_WAIT, settled).await;
         settled.map_err(|_| GridError::NoLeader)
     }

@@ -1,9 +1,9 @@
 //! Random small schemas, random writers on both sides, random joins: every answer is what Postgres says, and most of them come from memory.
 
-use super::{is_passing, route, rows};
 use anyhow::ensure;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use ripen_tests::answers::{is_passing, route, rows, sorted};
 use ripen_tests::{Pair, wait};
 use std::fmt::Write;
 use tokio_postgres::Client;
@@ -303,11 +303,6 @@ struct Counts {
     memory: u32,
     own: u32,
     own_memory: u32,
-}
-
-fn sorted(mut rows: super::Rows) -> super::Rows {
-    rows.sort();
-    rows
 }
 
 async fn schema(seed: u64, counts: &mut Counts) -> anyhow::Result<()> {
