@@ -2,8 +2,10 @@
 
 use anyhow::{Context, bail};
 use rand::Rng;
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::net::TcpListener;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How long anything that should happen at once may take on a busy machine.
@@ -33,12 +35,16 @@ where
     }
 }
 
-/// A port of 127.0.0.1 that is free now, below the range from which the system gives ports to outgoing connections.
+/// What was given to the tests of this process, some of which run at once: whoever gets a port takes a while to listen there.
+static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+
+/// A port of 127.0.0.1 that is free now, below the range from which the system gives ports to outgoing connections. Given once.
 pub fn free_port() -> u16 {
     let mut rng = rand::rng();
+    let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
     loop {
         let port = rng.random_range(12_000..32_000);
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() && given.insert(port) {
             return port;
         }
     }
